@@ -1,0 +1,1 @@
+"""One module per system that we do not own; SDK imports live here only."""

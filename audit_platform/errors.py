@@ -1,0 +1,131 @@
+"""Every error that the platform raises on purpose, under one root.
+
+Each error can say what a person should do (`remedy`) and carries attributes, not only text. The
+branch `Recoverable` means: the same call may pass later, nothing was promised, try again.
+Add an error here when a caller must tell it from the others. Not here: findings about the record
+(a broken chain is a result, not an exception).
+"""
+
+from __future__ import annotations
+
+
+class AuditPlatformError(Exception):
+    """Root of all errors of this project.
+
+    `reason` says what is wrong, `remedy` what a person should do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, reason: str, *, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.remedy})" if self.remedy else self.reason
+
+
+class Recoverable(AuditPlatformError):
+    """Nothing was promised and the same call may pass later. Over HTTP: 503 with `Retry-After`."""
+
+    retry_after_seconds = 1
+
+
+class LogUnavailable(Recoverable):
+    """The log could not make records durable, or could not be read, right now."""
+
+
+class StoreUnavailable(Recoverable):
+    """The object store is full, read-only, or not answering: keep the data and try again."""
+
+
+class MetadataUnavailable(Recoverable):
+    """The metadata store does not answer."""
+
+
+class UnknownTopic(AuditPlatformError):
+    """A topic that the log does not hold."""
+
+
+class OffsetOutOfRange(AuditPlatformError):
+    """A read before the first record that the log still holds, or past its end.
+
+    `start` is the first readable offset, `end` the offset that the next record will get.
+    """
+
+    def __init__(self, topic: str, partition: int, offset: int, start: int, end: int) -> None:
+        super().__init__(
+            f"offset {offset} of {topic}/{partition} is outside {start}..{end}",
+            remedy="start at the end of the last range record; never reset by hand",
+        )
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.start = start
+        self.end = end
+
+
+class NotAssigned(AuditPlatformError):
+    """A group member committed a partition that it does not hold any more. Nothing changed."""
+
+
+class ObjectNotFound(AuditPlatformError):
+    """No object, or no such version, under this key."""
+
+
+class ObjectExists(AuditPlatformError):
+    """Put-if-absent lost: the key already has a version. The store is unchanged."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"object {key} exists already", remedy="read the winner and adopt it")
+        self.key = key
+
+
+class ObjectLocked(AuditPlatformError):
+    """Delete, shorten or downgrade of a locked version was refused. The version is unchanged."""
+
+
+class GenerationMismatch(AuditPlatformError):
+    """The log is not the one that the record was made from (topic id, partitions, or a digest)."""
+
+
+class KeyUnknown(AuditPlatformError):
+    """No key with this id, or no active key for this purpose."""
+
+
+class AccessDenied(AuditPlatformError):
+    """The credential is unknown, revoked, or not allowed to do this."""
+
+
+class EventRefused(AuditPlatformError):
+    """One event that cannot be accepted. `field` is the JSON path of what is wrong.
+
+    `slug` is the stable name of the reason (`bad_json`, `schema_violation`, ...).
+    """
+
+    def __init__(self, slug: str, field: str, reason: str, *, remedy: str) -> None:
+        super().__init__(reason, remedy=remedy)
+        self.slug = slug
+        self.field = field
+
+
+class RecordMalformed(AuditPlatformError):
+    """Bytes of a manifest, a range record or another record that do not have the stated form."""
+
+    def __init__(self, where: str, field: str, reason: str) -> None:
+        super().__init__(
+            f"{where}: {field}: {reason}", remedy="compare with docs/formats.md; keep the bytes"
+        )
+        self.where = where
+        self.field = field
+
+
+class SealRefused(AuditPlatformError):
+    """A day that cannot be sealed now (not closed, not covered, or a leaf would be lost)."""
+
+
+class SettingInvalid(AuditPlatformError):
+    """A setting that is missing or wrong: names the setting, what was found and what is wanted."""
+
+    exit_code = 2

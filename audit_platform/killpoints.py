@@ -1,0 +1,48 @@
+"""Named step boundaries at which a process can be told to die, compiled into the real code.
+
+`reach(Killpoint.X)` marks a boundary; with `AUDIT_KILL_AT=x` (or `x:3` for the third time) in the
+environment the process ends itself there with SIGKILL, so no `finally`, no flush, no goodbye. Tests
+run every member of the enum; one that is never reached fails them. Add a member when a step gets a
+new boundary between "done" and "durable". Not here: faults of ports (`adapters/faulty.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from enum import StrEnum
+from typing import Final
+
+
+class Killpoint(StrEnum):
+    """Where a process may die. The value is the name used in `AUDIT_KILL_AT`."""
+
+    RECEIVED = "received"  # ingest: body read, nothing stored
+    APPENDED = "appended"  # log: frame written, not yet fsynced
+    FSYNCED = "fsynced"  # log: frame fsynced, nobody told
+    ACKNOWLEDGED = "acknowledged"  # ingest: 202 about to be written to the socket
+    OBJECT_PUT = "object_put"  # archive: data objects stored
+    LOCK_READ_BACK = "lock_read_back"  # archive: their locks read back
+    RANGE_RECORDED = "range_recorded"  # archive: range record claimed
+    OFFSET_COMMITTED = "offset_committed"  # archive: group offset committed
+    DAY_CLOSED = "day_closed"  # close: closing record claimed
+    PART_PUT = "part_put"  # seal: one sealed part stored
+    MANIFEST_CLAIMED = "manifest_claimed"  # seal: manifest claimed, locks not yet lengthened
+    LOCK_LENGTHENED = "lock_lengthened"  # seal: locks lengthened, nobody told
+
+
+def _planned() -> tuple[str, int]:
+    name, _, nth = os.environ.get("AUDIT_KILL_AT", "").partition(":")
+    return name, int(nth or 1)
+
+
+_NAME, _NTH = _planned()
+_seen: Final[dict[str, int]] = {}
+
+
+def reach(point: Killpoint) -> None:
+    """Mark a boundary; die here when the environment says so. Costs one comparison otherwise."""
+    if point.value == _NAME:
+        _seen[_NAME] = _seen.get(_NAME, 0) + 1
+        if _seen[_NAME] == _NTH:
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,332 @@
+"""What the platform asks of the world: log, objects, metadata, keys, clock. Contracts in prose.
+
+A port asks for what the platform needs, not for what stores have in common. Each docstring says
+what holds when the call returns, what it raises, and what is unchanged then; every adapter passes
+the same contract suite (`audit_platform_tests/contracts/`). Add a method when an operation or a
+service needs it. Not here: any implementation, any vendor word.
+
+Terms: a *record* is one value in a partition of a topic at an *offset*; a *version* is one stored
+body under an object's key; times are wall-clock milliseconds since 1970 unless the name says
+`monotonic`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import BinaryIO, Protocol
+
+# ---------------------------------------------------------------------------------------- clock
+
+
+class Clock(Protocol):
+    """The wall clock. Time-outs and leases never use it: they run on `time.monotonic()`."""
+
+    def now_ms(self) -> int:
+        """Wall-clock milliseconds since 1970, UTC."""
+        ...
+
+
+# ------------------------------------------------------------------------------------------ log
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """A topic as the log knows it. A re-created topic has another `topic_id`."""
+
+    name: str
+    topic_id: str
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """A record to append. Header values are short ASCII text."""
+
+    partition: int
+    value: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """A record as read. `appended_ms` is the log's own clock (LogAppendTime)."""
+
+    topic: str
+    partition: int
+    offset: int
+    appended_ms: int
+    value: bytes
+    headers: Mapping[str, str]
+
+
+class GroupMember(Protocol):
+    """One consumer of a group. Partitions are leased; a lease not renewed in time passes on.
+
+    Offsets committed are a hint for the next member, never the truth (range records are).
+    """
+
+    def assignment(self) -> frozenset[int]:
+        """Renew the lease and return the partitions that are ours now. Never blocks for long."""
+        ...
+
+    def commit(self, partition: int, offset: int) -> None:
+        """Store `offset` as the next one to read.
+
+        Durable on return. Raises `NotAssigned` (nothing changed) when the lease has passed on.
+        """
+        ...
+
+    def committed(self, partition: int) -> int | None:
+        """The offset that the group stored last, or None."""
+        ...
+
+    def leave(self) -> None:
+        """Give the partitions up at once. Idempotent."""
+        ...
+
+
+class Log(Protocol):
+    """A partitioned, durable, append-only log. Several processes may use it at once."""
+
+    def describe(self, topic: str) -> TopicInfo:
+        """The topic. Raises `UnknownTopic`, `LogUnavailable`."""
+        ...
+
+    def append(self, topic: str, records: Sequence[NewRecord]) -> list[int]:
+        """Append records; on return each is durable. Returns their offsets in the given order.
+
+        Records of one partition keep the given order and are not torn apart by other writers'
+        records *inside* one record. Raises `LogUnavailable`: nothing is promised, some records may
+        be in the log all the same. Raises `UnknownTopic`, `ValueError` for a partition that does
+        not exist (nothing written).
+        """
+        ...
+
+    def read(self, topic: str, partition: int, offset: int, max_bytes: int) -> list[LogRecord]:
+        """Durable records from `offset` on, at least one if there is any, about `max_bytes` long.
+
+        Never blocks for new ones: an empty list means "at the end". Offsets may have holes; a read
+        inside a hole starts at the next record. Raises `OffsetOutOfRange`, `LogUnavailable`.
+        """
+        ...
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """(first readable offset, offset after the last durable record)."""
+        ...
+
+    def join(self, group: str, topic: str, member: str) -> GroupMember:
+        """Become a member of a group that shares the topic's partitions."""
+        ...
+
+
+# -------------------------------------------------------------------------------------- objects
+
+
+class LockMode(StrEnum):
+    """How strongly a version is locked. COMPLIANCE cannot be shortened or lifted by anyone."""
+
+    COMPLIANCE = "COMPLIANCE"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectVersion:
+    """One version under a key. `sha256` is lower hex of the body; "" for a delete marker.
+
+    `retain_until_ms` is 0 when the version is not locked.
+    """
+
+    key: str
+    version_id: str
+    size: int
+    sha256: str
+    created_ms: int
+    is_delete_marker: bool
+    retain_until_ms: int
+    legal_hold: bool
+
+
+class Objects(Protocol):
+    """Objects with put-if-absent, versions, retention and legal hold. All processes see one store.
+
+    Versions of a key are ordered; *the oldest counts*. Nothing ever changes a version's body.
+    """
+
+    lock: str
+    """`enforced` by a store of its own, or `advisory`: we refuse, a root user need not."""
+
+    def put(self, key: str, data: bytes, *, retain_until_ms: int, if_absent: bool) -> ObjectVersion:
+        """Store a version in COMPLIANCE mode until `retain_until_ms`; durable on return.
+
+        With `if_absent`: raises `ObjectExists` when the key has any version (nothing stored).
+        Without: adds a newer version. Raises `StoreUnavailable`: the version may or may not be
+        there: read before putting again. `ValueError` for a malformed key.
+        """
+        ...
+
+    def get(self, key: str, version_id: str) -> bytes:
+        """The whole body of one version. Raises `ObjectNotFound`, `StoreUnavailable`."""
+        ...
+
+    def open(self, key: str, version_id: str) -> AbstractContextManager[BinaryIO]:
+        """A seekable binary reader over one version. Raises as `get`."""
+        ...
+
+    def head(self, key: str, version_id: str) -> ObjectVersion:
+        """One version as stored now (this is how a lock is read back). Raises as `get`."""
+        ...
+
+    def oldest(self, key: str) -> ObjectVersion | None:
+        """The oldest version of a key that has a body, or None. A delete marker hides nothing."""
+        ...
+
+    def versions(self, prefix: str, *, after_key: str = "") -> Iterator[ObjectVersion]:
+        """All versions and delete markers of keys with this prefix and `> after_key`.
+
+        In key order, oldest version of a key first. `prefix` ends with `/` or is a whole key.
+        """
+        ...
+
+    def extend(self, key: str, version_id: str, retain_until_ms: int) -> ObjectVersion:
+        """Lengthen a version's retention; durable on return. Equal or shorter: `ObjectLocked`
+        when shorter, no change when equal.
+        """
+        ...
+
+    def set_legal_hold(self, key: str, version_id: str, *, hold: bool) -> None:
+        """Set or lift a legal hold on one version; durable on return."""
+        ...
+
+    def delete(self, key: str, version_id: str | None = None) -> None:
+        """Without a version: add a delete marker on top. With one: remove it for good.
+
+        Raises `ObjectLocked` for a version under retention or hold, `ObjectNotFound`.
+        """
+        ...
+
+
+# ------------------------------------------------------------------------------------- metadata
+
+
+class Role(StrEnum):
+    """What a credential may do."""
+
+    EDGE = "edge"
+    INVESTIGATOR = "investigator"
+    OPERATOR = "operator"
+    AUDITOR = "auditor"
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A hospital group whose record is kept apart from all others."""
+
+    tenant_id: str
+    created_ms: int
+    suspended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A credential as stored: only a hash of the secret. `revoked_ms` is 0 while it is good."""
+
+    key_id: str
+    tenant_id: str
+    role: Role
+    created_ms: int
+    revoked_ms: int
+
+
+class Metadata(Protocol):
+    """Small relational facts that are not evidence: tenants, credentials, edge keys.
+
+    Everything that counts as evidence is in objects; this store can be rebuilt or re-entered.
+    Every writing method is durable on return. All raise `MetadataUnavailable`.
+    """
+
+    def add_tenant(self, tenant_id: str, now_ms: int) -> Tenant:
+        """Add a tenant, or return the one that is there. `ValueError` for a malformed id."""
+        ...
+
+    def tenants(self) -> list[Tenant]:
+        """All tenants, by id."""
+        ...
+
+    def add_api_key(self, tenant_id: str, role: Role, now_ms: int) -> tuple[ApiKey, str]:
+        """Make a credential; the second value is the secret, shown once, stored only hashed."""
+        ...
+
+    def api_key_of(self, secret: str) -> ApiKey | None:
+        """The good (not revoked) credential that this secret belongs to, or None."""
+        ...
+
+    def api_keys(self) -> list[ApiKey]:
+        """All credentials, by creation."""
+        ...
+
+    def revoke_api_key(self, key_id: str, now_ms: int) -> None:
+        """Revoke a credential. Raises `KeyUnknown`. Idempotent."""
+        ...
+
+    def add_edge_key(self, tenant_id: str, public_key: bytes, now_ms: int) -> str:
+        """Register the 32-byte Ed25519 public key of a tenant's edge; returns its key id."""
+        ...
+
+    def edge_keys(self, tenant_id: str) -> dict[str, bytes]:
+        """Key id -> public key of a tenant's edges."""
+        ...
+
+
+# ----------------------------------------------------------------------------------------- keys
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """An Ed25519 key that signed or signs. `key_id` = first 16 hex of SHA-256(public key).
+
+    Signatures over days sealed at or after `revoked_ms` do not count; 0 = not revoked.
+    """
+
+    key_id: str
+    public_key: bytes
+    purpose: str
+    created_ms: int
+    revoked_ms: int
+    active: bool
+
+
+class Keys(Protocol):
+    """Signing keys by purpose (`manifest`, `edge`). The private value never leaves the port."""
+
+    def sign(self, purpose: str, message: bytes) -> tuple[str, bytes]:
+        """(key id, 64-byte Ed25519 signature) by the active key. Raises `KeyUnknown`."""
+        ...
+
+    def public_keys(self) -> list[PublicKey]:
+        """Every key ever made here, revoked ones included, oldest first."""
+        ...
+
+    def new(self, purpose: str, now_ms: int) -> PublicKey:
+        """Make a key and use it for this purpose from now on; older ones stay good to verify."""
+        ...
+
+    def revoke(self, key_id: str, now_ms: int) -> PublicKey:
+        """Stop trusting what this key signs from now on. Raises `KeyUnknown`. Idempotent."""
+        ...
+
+
+# ------------------------------------------------------------------------------------- platform
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """All ports, wired once (`wiring.py`). No code path knows which profile it runs in."""
+
+    clock: Clock
+    log: Log
+    objects: Objects
+    metadata: Metadata
+    keys: Keys
+    close: Callable[[], None]

@@ -1,0 +1,1 @@
+"""The long-running programs, in the order in which the data meets them."""
