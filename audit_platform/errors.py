@@ -44,6 +44,10 @@ class MetadataUnavailable(Recoverable):
     """The metadata store does not answer."""
 
 
+class KeysUnavailable(Recoverable):
+    """The key store could not be read or could not make a key durable: nothing was signed."""
+
+
 class UnknownTopic(AuditPlatformError):
     """A topic that the log does not hold."""
 
@@ -94,6 +98,16 @@ class KeyUnknown(AuditPlatformError):
     """No key with this id, or no active key for this purpose."""
 
 
+class TenantUnknown(AuditPlatformError):
+    """No tenant with this id: a credential or an edge key needs one. Nothing was stored."""
+
+    def __init__(self, tenant_id: str) -> None:
+        super().__init__(
+            f"there is no tenant {tenant_id}", remedy=f"audit-platform tenant add {tenant_id}"
+        )
+        self.tenant_id = tenant_id
+
+
 class AccessDenied(AuditPlatformError):
     """The credential is unknown, revoked, or not allowed to do this."""
 
@@ -129,3 +143,9 @@ class SettingInvalid(AuditPlatformError):
     """A setting that is missing or wrong: names the setting, what was found and what is wanted."""
 
     exit_code = 2
+
+    def __init__(self, setting: str, found: str, wanted: str) -> None:
+        super().__init__(f"{setting} is {found!r}", remedy=f"wanted: {wanted}")
+        self.setting = setting
+        self.found = found
+        self.wanted = wanted

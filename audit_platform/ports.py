@@ -255,7 +255,10 @@ class Metadata(Protocol):
         ...
 
     def add_api_key(self, tenant_id: str, role: Role, now_ms: int) -> tuple[ApiKey, str]:
-        """Make a credential; the second value is the secret, shown once, stored only hashed."""
+        """Make a credential; the second value is the secret, shown once, stored only hashed.
+
+        Raises `TenantUnknown`.
+        """
         ...
 
     def api_key_of(self, secret: str) -> ApiKey | None:
@@ -271,7 +274,10 @@ class Metadata(Protocol):
         ...
 
     def add_edge_key(self, tenant_id: str, public_key: bytes, now_ms: int) -> str:
-        """Register the 32-byte Ed25519 public key of a tenant's edge; returns its key id."""
+        """Register the 32-byte Ed25519 public key of a tenant's edge; returns its key id.
+
+        Idempotent. Raises `TenantUnknown`, `ValueError` for another length.
+        """
         ...
 
     def edge_keys(self, tenant_id: str) -> dict[str, bytes]:
@@ -298,7 +304,10 @@ class PublicKey:
 
 
 class Keys(Protocol):
-    """Signing keys by purpose (`manifest`, `edge`). The private value never leaves the port."""
+    """Signing keys by purpose (`manifest`, `edge`). The private value never leaves the port.
+
+    Every writing method is durable on return. All raise `KeysUnavailable`.
+    """
 
     def sign(self, purpose: str, message: bytes) -> tuple[str, bytes]:
         """(key id, 64-byte Ed25519 signature) by the active key. Raises `KeyUnknown`."""
@@ -309,11 +318,17 @@ class Keys(Protocol):
         ...
 
     def new(self, purpose: str, now_ms: int) -> PublicKey:
-        """Make a key and use it for this purpose from now on; older ones stay good to verify."""
+        """Make a key and use it for this purpose from now on; older ones stay good to verify.
+
+        Raises `ValueError` for another purpose.
+        """
         ...
 
     def revoke(self, key_id: str, now_ms: int) -> PublicKey:
-        """Stop trusting what this key signs from now on. Raises `KeyUnknown`. Idempotent."""
+        """Stop trusting what this key signs from now on; it is not active any more.
+
+        Idempotent: the first revocation counts. Raises `KeyUnknown`.
+        """
         ...
 
 

@@ -1,0 +1,56 @@
+"""A folder that holds a copy of the record, as fsck's source: read-only, no service, no metadata.
+
+The folder is what the buckets hold, key by key (`cold/v1/...`): the embedded store's own folder, or
+any plain copy of a bucket. Belongs here: reading such a folder. Does not: judgement
+(`record/fsck.py`), the store's locks (`embedded/objects.py`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+
+from audit_platform.errors import ObjectNotFound
+
+
+class DirectorySource:
+    """Files below `root`; names that start with a dot are not keys."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Keys in order."""
+        base = self._root / prefix
+        found: list[str] = []
+        for folder, folders, files in os.walk(base):
+            folders[:] = [f for f in folders if not f.startswith(".")]
+            where = Path(folder).relative_to(self._root)
+            found += [str(where / name) for name in files if not name.startswith(".")]
+        return iter(sorted(found))
+
+    def open(self, key: str, version_id: str) -> AbstractContextManager[BinaryIO]:  # noqa: ARG002 - a copy of a bucket holds one version a key, the oldest
+        """A reader over the file. Raises `ObjectNotFound`."""
+        try:
+            return (self._root / key).open("rb")
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as e:
+            raise ObjectNotFound(f"{key} is not in {self._root}") from e
+
+    def hidden(self, key: str) -> str:
+        """What the embedded store's version records say lies over the oldest version."""
+        folder = self._root / ".meta" / key
+        paths = sorted(
+            (p for p in folder.glob("*.json") if p.stem.isdigit()), key=lambda p: int(p.stem)
+        )
+        records = [(int(p.stem), orjson.loads(p.read_bytes())) for p in paths]
+        for number, record in records[1:]:
+            if record.get("isDeleteMarker"):
+                return "a delete marker lies over the object"
+            if record.get("sha256") != records[0][1].get("sha256"):
+                return f"a newer version with other bytes (number {number}) lies over it"
+        return ""

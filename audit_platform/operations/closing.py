@@ -1,0 +1,120 @@
+"""Closing a day: fix, for all tenants at once, where each partition ended for that day.
+
+A closing record keeps the end offset of every partition of both topics, taken when the wall clock
+is past the day's end and the grace. What arrives for the day later makes a revision. Days are
+closed one after the other: a later closing never has a smaller end offset than an earlier one.
+Belongs here: which days are due, claiming and reading closing records. Does not: whether ranges
+reach the ends (`coverage.py`), sealing. Source: design section 5 (closing a day).
+"""
+
+from __future__ import annotations
+
+from audit_platform.errors import OffsetOutOfRange, SealRefused
+from audit_platform.killpoints import Killpoint, reach
+from audit_platform.operations.claims import claim, read_claim
+from audit_platform.operations.generations import ensure_generation
+from audit_platform.ports import Platform
+from audit_platform.record.layout import (
+    closing_key,
+    closings_prefix,
+    day_end_ms,
+    day_of,
+    next_day,
+    parse_closing,
+)
+from audit_platform.record.ranges import ClosedPartition, Closing, Generation
+
+
+def closed_days(platform: Platform) -> list[str]:
+    """Days that have a closing record, in order. One listing, no record is read."""
+    versions = platform.objects.versions(closings_prefix())
+    found = {parse_closing(v.key) for v in versions if not v.is_delete_marker}
+    return sorted(day for day in found if day is not None)
+
+
+def closing_of(platform: Platform, day: str) -> Closing | None:
+    """The closing record of a day, or None. Raises `RecordMalformed`, `StoreUnavailable`."""
+    record = read_claim(platform.objects, closing_key(day))
+    return None if record is None else Closing.from_bytes(record.key, record.data)
+
+
+def closings(platform: Platform) -> list[Closing]:
+    """All closing records in day order."""
+    found = (closing_of(platform, day) for day in closed_days(platform))
+    return [closing for closing in found if closing is not None]
+
+
+def due_days(platform: Platform, grace_ms: int, first_day: str) -> list[str]:
+    """Days to close now, in order: past their end and the grace, without a closing record.
+
+    They begin the day after the last closing record. Before the first one they begin at the first
+    day that has data by the log's clock (with an empty log: at the day on which the generation was
+    opened), but not before `first_day`.
+    """
+    closed = closed_days(platform)
+    if closed:
+        day = next_day(closed[-1])
+    else:
+        day = max(first_day, _first_day_with_data(platform, ensure_generation(platform)))
+    due = []
+    while _is_over(platform, day, grace_ms):
+        due.append(day)
+        day = next_day(day)
+    return due
+
+
+def close_day(platform: Platform, day: str, grace_ms: int) -> Closing:
+    """Claim the closing record of `day`; returns the one that counts, whoever wrote it.
+
+    Idempotent. Raises `SealRefused` (nothing changed) before the day's end and grace, and when it
+    is not the day after the last closed one; `GenerationMismatch`, `LogUnavailable`,
+    `StoreUnavailable`.
+    """
+    found = closing_of(platform, day)
+    if found is not None:
+        return found
+    if not _is_over(platform, day, grace_ms):
+        raise SealRefused(
+            f"{day} is not over: its end and a grace of {grace_ms} ms are still to come",
+            remedy="close it later",
+        )
+    closed = closed_days(platform)
+    if closed and day != next_day(closed[-1]):
+        raise SealRefused(
+            f"{day} is not the day after the last closed day {closed[-1]}",
+            remedy=f"close {next_day(closed[-1])} next: ends of later days must not be smaller",
+        )
+    generation = ensure_generation(platform)
+    partitions = tuple(
+        ClosedPartition(
+            start.topic,
+            generation.number,
+            partition,
+            platform.log.bounds(start.topic, partition)[1],
+        )
+        for start in generation.topics
+        for partition in range(len(start.start_offsets))
+    )
+    now_ms = platform.clock.now_ms()
+    offered = Closing(day, now_ms, partitions)
+    won = claim(platform.objects, closing_key(day), offered.to_bytes(), now_ms)
+    reach(Killpoint.DAY_CLOSED)
+    return Closing.from_bytes(won.key, won.data)
+
+
+def _is_over(platform: Platform, day: str, grace_ms: int) -> bool:
+    return platform.clock.now_ms() >= day_end_ms(day) + grace_ms
+
+
+def _first_day_with_data(platform: Platform, generation: Generation) -> str:
+    # The log's clock and not ingestionTime: one gateway with a clock in 1970 must not make twenty
+    # thousand days due.
+    first_ms = generation.opened_ms
+    for start in generation.topics:
+        for partition, offset in enumerate(start.start_offsets):
+            try:
+                records = platform.log.read(start.topic, partition, offset, 1)
+            except OffsetOutOfRange:
+                continue  # retention took the first record; days begin with the generation then
+            first_ms = min([first_ms, *(r.appended_ms for r in records[:1])])
+    return day_of(first_ms)

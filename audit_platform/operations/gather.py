@@ -1,0 +1,205 @@
+"""A day's rows out of landing, sorted, proved and without duplicates, within fixed memory.
+
+Two passes over the landing objects: the first counts rows by device, the second spills rows into
+buckets of neighbouring devices on disk. Then one bucket at a time is sorted and handed on, in
+device order. Belongs here: that way from landing to sorted rows. Does not: parts and manifests
+(`seal.py`), copies held by earlier manifests (`held.py`).
+Source: design section 5 (sealed day); measured: spill 0.5, sort 0.15 to 0.6 microseconds a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from audit_platform.errors import SealRefused
+from audit_platform.operations.coverage import DayObject
+from audit_platform.ports import Objects
+from audit_platform.record import sealed
+from audit_platform.record.columns import (
+    EVENT_SCHEMA,
+    blocks,
+    canonical_lines,
+    hashes_of,
+    sha256_column,
+)
+from audit_platform.record.manifest import NamedObject
+
+#: Rows in a bucket: sorted and rebuilt in memory at once, about 1.5 KB each at the peak.
+BUCKET_ROWS: Final = 200_000
+#: Uncompressed column bytes in a bucket, where payloads are large.
+BUCKET_BYTES: Final = 128 * 1024 * 1024
+_READ_BYTES: Final = 4 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What was seen while gathering. `undecodable` objects hold rows that are kept as bytes."""
+
+    rows: int = 0
+    duplicates: int = 0
+    undecodable: list[NamedObject] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Buckets:
+    """Device -> bucket; neighbouring devices share one."""
+
+    devices: pa.Array
+    bucket: npt.NDArray[np.int32]
+    count: int
+
+    def of(self, device: pa.Array) -> npt.NDArray[np.int32]:
+        encoded = device.dictionary_encode()
+        known = pc.index_in(encoded.dictionary, value_set=self.devices).to_numpy()
+        return self.bucket[known[encoded.indices.to_numpy()]]
+
+
+def sorted_rows(
+    objects: Objects, inputs: Sequence[DayObject], tenant_id: str, folder: Path, seen: Gathered
+) -> Iterator[pa.RecordBatch]:
+    """Rows of `EVENT_SCHEMA` in the sort order of a sealed day, one bucket of devices at a time.
+
+    Of equal events the first in the log stays; `seen` counts the others. Each row's rebuilt
+    canonical event has its hash. Raises `SealRefused` for landing that is not what it was.
+    """
+    for o in inputs:
+        _verify_object(objects, o)
+    buckets = _plan(objects, inputs)
+    paths = [folder / f"bucket-{i}.arrow" for i in range(buckets.count)]
+    _spill(objects, inputs, buckets, paths, seen)
+    for path in paths:
+        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
+            batches = reader.read_all().combine_chunks().to_batches()
+        path.unlink()
+        for rows in batches:
+            yield _deduplicated(
+                _proved(rows.take(pa.array(sealed.sort_order(rows))), tenant_id), seen
+            )
+
+
+def _verify_object(objects: Objects, o: DayObject) -> None:
+    digest = hashlib.sha256()
+    with objects.open(o.object.key, o.object.version_id) as file:
+        while chunk := file.read(_READ_BYTES):
+            digest.update(chunk)
+    if digest.hexdigest() != o.object.sha256:
+        raise SealRefused(
+            f"landing object {o.object.key} is not what its range record says",
+            remedy="repair the range from the log (7 days) before sealing; keep the bytes",
+        )
+
+
+def _row_groups(objects: Objects, o: DayObject, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Rows that count for the closing: below its end offset."""
+    with objects.open(o.object.key, o.object.version_id) as file:
+        parquet = pq.ParquetFile(file)
+        for group in range(parquet.num_row_groups):
+            table = parquet.read_row_group(group, columns=["log_offset", "raw", *columns])
+            table = table.filter(pc.less(table["log_offset"], o.end_offset))
+            yield from table.combine_chunks().to_batches()
+
+
+def _plan(objects: Objects, inputs: Sequence[DayObject]) -> _Buckets:
+    counts: dict[str, int] = {}
+    sizes = rows = 0
+    for o in inputs:
+        for batch in _row_groups(objects, o, ["device_id"]):
+            for entry in pc.value_counts(batch["device_id"].drop_null()):
+                device = entry["values"].as_py()
+                counts[device] = counts.get(device, 0) + entry["counts"].as_py()
+        with objects.open(o.object.key, o.object.version_id) as file:
+            metadata = pq.ParquetFile(file).metadata
+        rows += metadata.num_rows
+        sizes += sum(metadata.row_group(g).total_byte_size for g in range(metadata.num_row_groups))
+    per_row = sizes / rows if rows else 0
+    limit = min(BUCKET_ROWS, int(BUCKET_BYTES / per_row) if per_row else BUCKET_ROWS)
+    devices = sorted(counts)
+    bucket = np.zeros(len(devices), dtype=np.int32)
+    current = filled = 0
+    for i, device in enumerate(devices):
+        if filled and filled + counts[device] > limit:
+            current, filled = current + 1, 0
+        bucket[i] = current
+        filled += counts[device]
+    return _Buckets(pa.array(devices, pa.string()), bucket, current + 1 if devices else 0)
+
+
+def _spill(
+    objects: Objects,
+    inputs: Sequence[DayObject],
+    buckets: _Buckets,
+    paths: Sequence[Path],
+    seen: Gathered,
+) -> None:
+    writers = [pa.ipc.new_stream(pa.OSFile(str(path), "wb"), EVENT_SCHEMA) for path in paths]
+    try:
+        for o in inputs:
+            raw = 0
+            for batch in _row_groups(objects, o, EVENT_SCHEMA.names):
+                is_raw = pc.is_valid(batch["raw"])
+                raw += pc.sum(is_raw).as_py() or 0
+                rows = batch.filter(pc.invert(is_raw)).select(EVENT_SCHEMA.names)
+                seen.rows += len(rows)
+                _spill_batch(rows, buckets, writers)
+            if raw:
+                seen.undecodable.append(named(o, raw))
+    finally:
+        for writer in writers:
+            writer.close()
+
+
+def _spill_batch(
+    rows: pa.RecordBatch, buckets: _Buckets, writers: Sequence[pa.ipc.RecordBatchStreamWriter]
+) -> None:
+    if not len(rows):
+        return
+    place = buckets.of(rows["device_id"])
+    if len(writers) == 1:
+        writers[0].write_batch(rows)
+        return
+    order = np.argsort(place, kind="stable")
+    moved = rows.take(pa.array(order))
+    edges = np.searchsorted(place[order], np.arange(len(writers) + 1))
+    for i, (start, end) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
+        if end > start:
+            writers[i].write_batch(moved.slice(start, end - start))
+
+
+def _proved(rows: pa.RecordBatch, tenant_id: str) -> pa.RecordBatch:
+    for block in blocks(rows):
+        lines = canonical_lines(
+            block,
+            tenant_id=tenant_id,
+            checksum=sha256_column(block["payload"]),
+            prev_hash=hashes_of(block["prev_hash"]),
+        )
+        if (sha256_column(lines) != hashes_of(block["event_hash"])).any():
+            raise SealRefused(
+                "a landing row does not rebuild the event that its hash names",
+                remedy="keep landing as it is and run `audit-platform fsck`",
+            )
+    return rows
+
+
+def _deduplicated(rows: pa.RecordBatch, seen: Gathered) -> pa.RecordBatch:
+    hashes = hashes_of(rows["event_hash"])
+    again = np.zeros(len(rows), dtype=np.bool_)
+    # Equal events have equal sort keys, so copies are neighbours; the first in the log comes first.
+    again[1:] = (hashes[1:] == hashes[:-1]).all(axis=1)
+    seen.duplicates += int(again.sum())
+    return rows.filter(pa.array(~again)) if again.any() else rows
+
+
+def named(o: DayObject, rows: int) -> NamedObject:
+    """A landing or quarantine object as a manifest names it."""
+    return NamedObject(o.object.key, o.object.version_id, o.object.sha256, o.object.size, rows)

@@ -1,0 +1,63 @@
+"""Rows that earlier manifests hold: what makes a late copy of an event a duplicate.
+
+Manifests say per device and chain which sequences they hold; only where a new row falls inside
+such a span are the old hashes read. Belongs here: that look-up. Does not: duplicates within one
+day (`gather.py`). Source: design section 5 (duplicates removed).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from audit_platform.ports import Objects
+from audit_platform.record import sealed
+from audit_platform.record.columns import Mask, hash_column, ints_of, text_at
+from audit_platform.record.manifest import Manifest
+
+
+class HeldRows:
+    """Looks new rows up among those of earlier manifests."""
+
+    def __init__(self, objects: Objects, manifests: Iterable[Manifest]) -> None:
+        self._objects = objects
+        self._spans: dict[tuple[str, str], list[tuple[int, int, Manifest]]] = defaultdict(list)
+        for manifest in manifests:
+            for c in manifest.chains:
+                place = (c.device_id, c.chain_id)
+                self._spans[place].append((c.first_sequence, c.last_sequence, manifest))
+
+    def mask(self, rows: pa.RecordBatch) -> Mask:
+        """For each of the sorted rows: does an earlier manifest hold this very event?"""
+        out = np.zeros(len(rows), dtype=np.bool_)
+        if not self._spans or not len(rows):
+            return out
+        starts = np.flatnonzero(~sealed.same_chain_as_before(rows, None))
+        ends = [*starts[1:].tolist(), len(rows)]
+        sequence = ints_of(rows["sequence_number"])
+        for start, end in zip(starts.tolist(), ends, strict=True):
+            device = text_at(rows["device_id"], start)
+            place = (device, text_at(rows["chain_id"], start))
+            first, last = int(sequence[start]), int(sequence[end - 1])
+            for held_first, held_last, manifest in self._spans.get(place, ()):
+                if held_first <= last and first <= held_last:
+                    known = self._hashes(manifest, *place)
+                    hashes = rows["event_hash"].slice(start, end - start)
+                    found = pc.is_in(hashes, value_set=known).to_numpy(zero_copy_only=False)
+                    out[start:end] |= found
+        return out
+
+    def _hashes(self, manifest: Manifest, device: str, chain: str) -> pa.Array:
+        wanted = (pc.field("device_id") == device) & (pc.field("chain_id") == chain)
+        found = [hash_column(np.zeros((0, 32), dtype=np.uint8))]
+        for part in manifest.parts:
+            if part.first_device <= device <= part.last_device:
+                with self._objects.open(part.object.key, part.object.version_id) as file:
+                    table = pq.read_table(file, columns=["event_hash"], filters=wanted)
+                found += table["event_hash"].chunks
+        return pa.concat_arrays(found)

@@ -1,0 +1,8 @@
+"""What all tests share: Hypothesis without wall-clock limits (CI machines are slow and throttled)."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("default")

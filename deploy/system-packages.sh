@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Programs of the system that some tests need. They are installed only when CI=true or
+# AUDIT_INSTALL=1; otherwise this says which command would do it, and those tests fail.
+set -euo pipefail
+
+missing=()
+command -v strace >/dev/null || missing+=(strace)
+[ ${#missing[@]} -eq 0 ] && exit 0
+install="apt-get install --yes --no-install-recommends ${missing[*]}"
+if [ "${CI:-}" = true ] || [ "${AUDIT_INSTALL:-}" = 1 ]; then
+    apt-get update -qq && $install
+else
+    echo "missing: ${missing[*]}; to install: $install (or run again with AUDIT_INSTALL=1)" >&2
+fi
