@@ -61,7 +61,8 @@ class _Buckets:
     def of(self, device: pa.Array) -> npt.NDArray[np.int32]:
         encoded = device.dictionary_encode()
         known = pc.index_in(encoded.dictionary, value_set=self.devices).to_numpy()
-        return self.bucket[known[encoded.indices.to_numpy()]]
+        place: npt.NDArray[np.int32] = self.bucket[known[encoded.indices.to_numpy()]]
+        return place
 
 
 def sorted_rows(

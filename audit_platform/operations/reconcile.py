@@ -269,7 +269,7 @@ def _count(offsets: Ints, counts: Ints, rows: _Rows, figures: Figures) -> None:
     figures.undecodable += int(counts[is_raw].sum())
     figures.doubled += int(((raw - 1) * counts)[is_raw].sum())
 
-    single = known & ~whole
+    single = known & (rows.index >= 0)
     single[single] = ~is_raw[place[single]]
     if rows.is_indexed:
         single[single] = rows.index[single] < counts[place[single]]

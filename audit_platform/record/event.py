@@ -180,21 +180,11 @@ def check_event(line: bytes, tenant_id: str) -> CheckedEvent:
     except ValueError as e:
         raise bad_time(str(e)) from e
     if hashlib.sha256(raw).hexdigest() != checksum:
-        raise EventRefused(
-            "bad_checksum",
-            "checksum",
-            "checksum is not the SHA-256 of the payload's canonical bytes",
-            remedy="recompute it over RFC 8785 bytes of the payload, lower-case hex",
-        )
+        raise _bad_checksum(line, tenant_id)
     said = f"{tenant}\n{device}\n{time}\n{number}\n{checksum}"
     # The pattern holds the hyphens in their places.
     if _event_id_digits(ms, said) != event_id.replace("-", ""):
-        raise EventRefused(
-            "bad_event_id",
-            "eventId",
-            "eventId is not derived from tenantId, deviceId, eventTime, sequenceNumber, checksum",
-            remedy="derive it as docs/formats.md says",
-        )
+        raise _bad_event_id(line, tenant_id)
     # Past the class's own __new__, which is Python code: this is the hottest line of the ingest.
     return tuple.__new__(
         CheckedEvent, (line, device, kind, int(version), schema, payload, chain, sequence, ms)
@@ -207,6 +197,27 @@ def _too_large(size: int) -> EventRefused:
         "",
         f"the event has {size} bytes, more than {MAX_EVENT_BYTES}",
         remedy="split what it says into several events",
+    )
+
+
+def _bad_checksum(line: bytes, tenant_id: str) -> EventRefused:
+    # The pattern leaves the digits open: a checksum that is no hash at all is named as that.
+    _well_formed(line, tenant_id)
+    return EventRefused(
+        "bad_checksum",
+        "checksum",
+        "checksum is not the SHA-256 of the payload's canonical bytes",
+        remedy="recompute it over RFC 8785 bytes of the payload, lower-case hex",
+    )
+
+
+def _bad_event_id(line: bytes, tenant_id: str) -> EventRefused:
+    _well_formed(line, tenant_id)
+    return EventRefused(
+        "bad_event_id",
+        "eventId",
+        "eventId is not derived from tenantId, deviceId, eventTime, sequenceNumber, checksum",
+        remedy="derive it as docs/formats.md says",
     )
 
 
@@ -297,7 +308,8 @@ def complete_event(
     }
     require_well_formed(value, tenant_id)
     sequence, version = int(value["sequenceNumber"]), int(value["eventVersion"])
-    checksum = hashlib.sha256(canonical_bytes(value["payload"])).hexdigest()
+    payload = canonical_bytes({"payload": value["payload"]})[len(b'{"payload":') : -1]
+    checksum = hashlib.sha256(payload).hexdigest()
     event_id = derive_event_id(tenant_id, value["deviceId"], value["eventTime"], sequence, checksum)
     value["checksum"] = checksum
     value["eventId"] = event_id

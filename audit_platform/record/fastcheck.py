@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
@@ -26,14 +26,15 @@ import orjson
 from audit_platform.record.canonical import MAX_DEPTH, MAX_SAFE_INTEGER, load_canonical
 from audit_platform.record.columns import Ints, Mask
 from audit_platform.record.event import MAX_EVENT_BYTES
-from audit_platform.record.layout import MS_PER_DAY, partition_of
+from audit_platform.record.layout import partition_of
 from audit_platform.record.schemas import SchemaRegistry
+from audit_platform.record.times import parse_time_ms
 
 Text = npt.NDArray[np.uint8]
 
-#: Lines looked at together: enough that a call for all costs next to nothing a line, few enough
-#: that what is made of them stays in the processor's cache.
-BLOCK_LINES: Final = 512
+#: Bytes looked at together, about 500 events: enough that a call for all costs next to nothing a
+#: line, few enough that what is made of them stays in the processor's cache.
+BLOCK_BYTES: Final = 384 * 1024
 
 #: Devices (and pairs of event type and hospital) whose names are remembered as well formed: about
 #: 15 MB when full.
@@ -44,10 +45,32 @@ _PATTERNS: Final = 256
 
 _IDENTIFIER: Final = rb"[A-Za-z0-9._:/-]{1,128}"
 _DEVICE: Final = re.compile(_IDENTIFIER)
+_DIGITS_OF_MAX: Final = len(str(MAX_SAFE_INTEGER))
 _KIND: Final = re.compile(
     rb'(?P<type>%b)","eventVersion":(?P<version>[1-9][0-9]{0,2}),"hospitalId":"%b"'
     % (_IDENTIFIER, _IDENTIFIER)
 )
+
+
+#: Between two payloads that are decoded together: a text that only this process knows. Without
+#: digits or brackets, which `_doubtful` looks for.
+_FENCE: Final = "".join(secrets.choice("ghijklmnopqrstuv") for _ in range(20))
+_FENCE_BYTES: Final = b',"%b",' % _FENCE.encode("ascii")
+
+_FIRST_BEYOND_BMP: Final = 0xF0  # as the first byte of a character
+_ENDS_NUMBER: Final = np.isin(np.arange(256), np.frombuffer(b",]}", np.uint8))
+_HEX_OF_BYTE: Final = np.frombuffer(bytes(range(256)).hex().encode(), np.uint16)
+
+#: Characters of a time up to its seconds, and what of `SS.mmmZ` behind them is a digit and counts
+#: how many milliseconds.
+_MINUTE: Final = 17
+_DIGITS: Final = [0, 1, 3, 4, 5]
+_MILLISECONDS: Final = np.array([10_000, 1000, 100, 10, 1])
+_LARGEST_DIGITS: Final = np.array([5, 9, 9, 9, 9], np.uint8)
+_NO_TIME: Final = -(2**62)
+_UNKNOWN: Final = -(2**61)
+
+_UUID_DIGITS: Final = [n for n in range(36) if n not in {8, 13, 18, 23}]
 
 
 @lru_cache(maxsize=_PATTERNS)
@@ -58,7 +81,7 @@ def _pattern(tenant_id: str) -> re.Pattern[bytes]:
     all after the ingestionTime, payload, schemaRef, sequenceNumber. Names are any text here: they
     are looked up, and those not seen before are looked at.
     """
-    name = rb'[^"\n]{1,128}'
+    name = rb'[^"]{1,128}'
     return re.compile(
         rb'^(\{"chainId":"[0-9a-f]{16}","checksum":"(.{64})",'
         rb'"criticality":"(?:critical|high|low|normal)","deviceId":"(%b)",'
@@ -75,10 +98,11 @@ def _pattern(tenant_id: str) -> re.Pattern[bytes]:
 class SureLines:
     """What is certain about a block: one entry for each *sure* line, in their order.
 
-    `lines` are numbers from 0, `partitions` where their devices belong, `stored` the stored lines
-    with their line end, `event_time_ms` milliseconds since 1970.
+    `line_count` counts all lines. `lines` are numbers from 0, `partitions` where their devices
+    belong, `stored` the stored lines with their line end, `event_time_ms` milliseconds since 1970.
     """
 
+    line_count: int
     lines: list[int]
     partitions: list[int]
     stored: list[bytes]
@@ -100,40 +124,221 @@ class FastCheck:
         self._registry = registry
         self._partitions = partitions
         self._known_types = frozenset(registry.known())
-        self._kinds: dict[bytes, _Kind | None] = {}
-        self._devices: dict[tuple[str, bytes], int] = {}
+        self._kinds: dict[bytes, _Kind] = {}
+        self._minutes: dict[bytes, int] = {}
+        self._devices: dict[str, dict[bytes, int]] = {}
+        self._device_count = 0
 
     def check(self, block: bytes, tenant_id: str, ingestion_time: bytes) -> SureLines:
         """Look at the lines of one tenant in `block`, each of which ends with a line feed.
 
         `ingestion_time` is 24 ASCII bytes; each sure line is stored with it.
         """
-        lines, found = _matches(block, tenant_id)
+        line_count, lines, found = _matches(block, _pattern(tenant_id))
         if not found:
-            return SureLines([], [], [], [])
+            return SureLines(line_count, [], [], [], [])
         heads, checksums, devices, ids, times, kinds, tails, payloads, refs, numbers = zip(
             *found, strict=True
         )
-        ms, in_calendar = _time_ms(np.frombuffer(b"".join(times), np.uint8).reshape(-1, 24))
-        good = in_calendar & _equal_rows(_checksums(payloads), checksums)
-        said = zip(repeat(tenant_id.encode("ascii")), devices, times, numbers, checksums)
-        good &= _equal_rows(_event_ids(ms, said), ids)
-        homes = [self._home(tenant_id, device) for device in devices]
+        ms, good = self._event_times(times)
+        good &= _equal_rows(_hex(_sha256(payloads)), checksums)
+        tenants = repeat(tenant_id.encode("ascii"), len(found))
+        said = map(b"\n".join, zip(tenants, devices, times, numbers, checksums, strict=True))
+        good &= _equal_rows(_event_ids(ms, _sha256(said)), ids)
+        homes = self._homes(tenant_id, devices)
+        sure_kinds = self._sure_kinds(good, kinds, refs, numbers)
+        values = _canonical_values(payloads)
+        sure = [
+            n
+            for n, (kind, home, value) in enumerate(zip(sure_kinds, homes, values, strict=True))
+            if kind is not None and home >= 0 and value is not None and kind.is_valid(value)
+        ]
         inserted = b',"ingestionTime":"%b"' % ingestion_time
-        sure = SureLines([], [], [], [])
-        for line, is_good, home, kind_text, ref, number, value, head, tail, at in zip(
-            lines, good.tolist(), homes, kinds, refs, numbers, _values(payloads), heads, tails,
-            ms.tolist(), strict=True,
-        ):
-            kind = self._kind(kind_text)
-            if (
-                is_good
-                and home >= 0
-                and value is not None
-                and kind is not None
-                and ref == kind.schema_ref
-                and (len(number) < 16 or int(number) <= MAX_SAFE_INTEGER)
-                and kind.is_valid(value)
-            ):
-                ...
+        at = ms.tolist()
+        return SureLines(
+            line_count,
+            [lines[n] for n in sure],
+            [homes[n] for n in sure],
+            [b"".join((heads[n], inserted, tails[n])) for n in sure],
+            [at[n] for n in sure],
+        )
+
+    def _homes(self, tenant_id: str, devices: Sequence[bytes]) -> list[int]:
+        """The partition of each device; -1 for a name that is not well formed."""
+        known = self._devices.setdefault(tenant_id, {})
+        homes = [known.get(device, _UNKNOWN) for device in devices]
+        if _UNKNOWN not in homes:
+            return homes
+        new = {device for device in devices if device not in known}
+        self._device_count += len(new)
+        if self._device_count > MAX_REMEMBERED:
+            self._devices = {tenant_id: known}
+            known.clear()
+            new = set(devices)
+            self._device_count = len(new)
+        for device in new:
+            known[device] = self._home(tenant_id, device)
+        return [known[device] for device in devices]
+
+    def _home(self, tenant_id: str, device: bytes) -> int:
+        if _DEVICE.fullmatch(device) is None:
+            return -1
+        return partition_of(tenant_id, device.decode("ascii"), self._partitions)
+
+    def _event_times(self, times: Sequence[bytes]) -> tuple[Ints, Mask]:
+        """Milliseconds since 1970 of time texts of 24 bytes, and where they are times."""
+        known = self._minutes
+        minutes = [text[:_MINUTE] for text in times]
+        ms = [known.get(minute, _UNKNOWN) for minute in minutes]
+        if _UNKNOWN in ms:
+            new = {minute for minute in minutes if minute not in known}
+            if len(known) + len(new) > MAX_REMEMBERED:
+                known.clear()
+                new = set(minutes)
+            for minute in new:
+                known[minute] = _minute_ms(minute)
+            ms = [known[minute] for minute in minutes]
+        text = np.frombuffer(b"".join(times), np.uint8).reshape(-1, 24)[:, _MINUTE:]
+        digits = text[:, _DIGITS] - np.uint8(ord("0"))  # what is no digit becomes 10 or more
+        at = np.array(ms, np.int64)
+        good = (at != _NO_TIME) & (digits <= _LARGEST_DIGITS).all(1)
+        good &= (text[:, 2] == ord(".")) & (text[:, 6] == ord("Z"))
+        return at + digits @ _MILLISECONDS, good
+
+    def _sure_kinds(
+        self,
+        good: Mask,
+        kinds: Sequence[bytes],
+        refs: Sequence[bytes],
+        numbers: Sequence[bytes],
+    ) -> list[_Kind | None]:
+        """The kind of each row that is good so far and names its schema; None for the others."""
+        known = self._kinds
+        sure: list[_Kind | None] = []
+        for is_good, text, ref, number in zip(good.tolist(), kinds, refs, numbers, strict=True):
+            kind = known.get(text) or self._learn_kind(text)
+            in_range = len(number) < _DIGITS_OF_MAX or int(number) <= MAX_SAFE_INTEGER
+            fits = is_good and in_range and kind is not None and kind.schema_ref == ref
+            sure.append(kind if fits else None)
         return sure
+
+    def _learn_kind(self, text: bytes) -> _Kind | None:
+        m = _KIND.fullmatch(text)
+        if m is None:
+            return None
+        name, version = m["type"].decode("ascii"), int(m["version"])
+        if (name, version) not in self._known_types:
+            return None
+        kind = _Kind(
+            self._registry.schema_ref(name, version).encode("ascii"),
+            self._registry.validator(name, version).is_valid,
+        )
+        if len(self._kinds) >= MAX_REMEMBERED:
+            self._kinds.clear()
+        self._kinds[text] = kind
+        return kind
+
+
+def _minute_ms(minute: bytes) -> int:
+    try:
+        return parse_time_ms(minute.decode("ascii") + "00.000Z")
+    except ValueError:
+        return _NO_TIME
+
+
+def _matches(
+    block: bytes, pattern: re.Pattern[bytes]
+) -> tuple[int, Sequence[int], list[tuple[bytes, ...]]]:
+    """How many lines there are, and the number and the groups of those with an event's shape."""
+    if len(block) <= MAX_EVENT_BYTES:
+        found: list[tuple[bytes, ...]] = pattern.findall(block)
+        # Heads and tails are whole matches: together as long as the block, they are all lines.
+        if sum([len(groups[0]) + len(groups[6]) for groups in found]) == len(block):
+            return len(found), range(len(found)), found
+    numbers: list[int] = []
+    found = []
+    lines = block.removesuffix(b"\n").split(b"\n")
+    for number, line in enumerate(lines):
+        m = pattern.fullmatch(line + b"\n") if len(line) <= MAX_EVENT_BYTES else None
+        if m is not None:
+            numbers.append(number)
+            found.append(m.groups())
+    return len(lines), numbers, found
+
+
+# ----------------------------------------------------------------------------------- by the block
+
+
+def _sha256(texts: Iterable[bytes]) -> Text:
+    """SHA-256 of each, shape (n, 32)."""
+    sha256 = hashlib.sha256
+    digests = b"".join([sha256(text).digest() for text in texts])
+    return np.frombuffer(digests, np.uint8).reshape(-1, 32)
+
+
+def _hex(values: Text) -> Text:
+    """Lower hex of (n, width) bytes, shape (n, 2 * width)."""
+    return _HEX_OF_BYTE[values].view(np.uint8).reshape(len(values), values.shape[1] * 2)
+
+
+def _equal_rows(wanted: Text, sent: Iterable[bytes]) -> Mask:
+    """Where (n, width) bytes are the texts that were sent, each `width` long."""
+    equal: Mask = (wanted == np.frombuffer(b"".join(sent), np.uint8).reshape(wanted.shape)).all(1)
+    return equal
+
+
+def _event_ids(ms: Ints, hashes: Text) -> Text:
+    """EventIds from times and the SHA-256 of what the devices said, shape (n, 36)."""
+    uuids = np.empty((len(ms), 16), np.uint8)
+    uuids[:, :6] = ms.astype(">i8").view(np.uint8).reshape(-1, 8)[:, 2:]
+    uuids[:, 6:] = hashes[:, :10]
+    uuids[:, 6] = uuids[:, 6] & 0x0F | 0x70
+    uuids[:, 8] = uuids[:, 8] & 0x3F | 0x80
+    text = np.full((len(ms), 36), ord("-"), np.uint8)
+    text[:, _UUID_DIGITS] = _hex(uuids)
+    return text
+
+
+# -------------------------------------------------------------------------------------- payloads
+
+
+def _canonical_values(texts: Sequence[bytes]) -> list[Any]:
+    """The object of each payload whose bytes are certainly canonical, None for the others."""
+    # No sender can write the fence, so it marks where one payload ends and the next begins,
+    # whatever brackets stand in them.
+    joined = b"[%b]" % _FENCE_BYTES.join(texts)
+    try:
+        found = orjson.loads(joined)
+        # One comparison for all: sorted keys, no white space, no key twice, shortest numbers.
+        options = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
+        same = joined == orjson.dumps(found, option=options)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        same = False
+    if not same or len(found) != 2 * len(texts) - 1 or set(found[1::2]) - {_FENCE}:
+        return [load_canonical(text) for text in texts]
+    values: list[Any] = found[::2]
+    for n in _doubtful(joined, texts):
+        values[n] = load_canonical(texts[n])
+    return values
+
+
+def _doubtful(joined: bytes, texts: Sequence[bytes]) -> list[int]:
+    """Payloads whose bytes orjson may write in another way than JCS, or that are nested deeply.
+
+    Those are numbers with an exponent, integral floats (`1.0`), keys beyond the BMP, and what only
+    looks so inside a string.
+    """
+    data = np.frombuffer(joined, np.uint8)
+    # A payload begins and ends with a bracket, so the bytes beside these places are there.
+    is_digit = data - np.uint8(ord("0")) < 10  # noqa: PLR2004 - ten digits
+    exponent = np.flatnonzero((data[1:] == ord("e")) & is_digit[:-1])
+    point = np.flatnonzero((data[:-2] == ord(".")) & (data[1:-1] == ord("0")))
+    odd = [exponent, point[_ENDS_NUMBER[data[point + 2]]]]
+    if not joined.isascii():
+        odd.append(np.flatnonzero(data >= _FIRST_BEYOND_BMP))
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + len(_FENCE_BYTES))
+    # `[` and `{` differ in one bit. Counted also inside strings: then it is only looked at again.
+    brackets = np.searchsorted(np.flatnonzero(data | 0x20 == ord("{")), ends)
+    deep = np.flatnonzero(np.diff(brackets, prepend=0) >= MAX_DEPTH)
+    rows = np.searchsorted(ends, np.concatenate(odd), side="right")
+    return sorted({*rows.tolist(), *deep.tolist()})

@@ -10,55 +10,24 @@ Source: design section 3 (verdicts), 5 (COLD, manifest, proof for outsiders).
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import BinaryIO, Final, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from audit_platform.errors import AuditPlatformError, ObjectNotFound, RecordMalformed
-from audit_platform.record import layout, merkle, signing
+from audit_platform.errors import AuditPlatformError, RecordMalformed
+from audit_platform.record import layout, signing
 from audit_platform.record.chain import (
-    INFORMATIONAL,
-    ChainSpan,
-    ChainWalker,
     DayChains,
     Finding,
-    Verdict,
     judge_links,
 )
-from audit_platform.record.edges import edge_facts
-from audit_platform.record.manifest import Manifest, NamedObject, Part, previous_hash
-from audit_platform.record.partcheck import PartCheck, check_part
-from audit_platform.record.quarantinecheck import check_quarantine
+from audit_platform.record.daycheck import DayCheck, Source, chain_entries
+from audit_platform.record.manifest import Manifest, previous_hash
 from audit_platform.record.report import Entry, Report, Step
-
-_READ_BYTES: Final = 4 * 1024 * 1024
-
-#: Chain findings of a day that are listed one by one; more are counted. A day in pieces would
-#: otherwise fill the report with what its first lines already say.
-MAX_CHAIN_ENTRIES: Final = 100
-
-
-class Source(Protocol):
-    """Where the record is read from."""
-
-    def keys(self, prefix: str) -> Iterable[str]:
-        """Keys under a prefix that hold an object, in order."""
-        ...
-
-    def open(self, key: str, version_id: str) -> AbstractContextManager[BinaryIO]:
-        """A seekable reader; `version_id` "" is the oldest version. Raises `ObjectNotFound`."""
-        ...
-
-    def hidden(self, key: str) -> str:
-        """What lies over the oldest version of a key (a delete marker, other bytes), or ""."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +126,7 @@ class _Tenant:
         for done, day in enumerate(sorted(counting)):
             self.progress(f"{self.tenant_id} {day}", done, len(counting))
             if self.scope.day in (None, day):
-                self._day(counting[day])
+                DayCheck(self.source, self.report, counting[day]).run()
         self._unnamed(signed)
         self._links([counting[day] for day in sorted(counting)])
         self._head(signed, head)
@@ -245,163 +214,6 @@ class _Tenant:
                 missing = layout.next_day(missing)
         return counting
 
-    # --------------------------------------------------------------------------------- day
-
-    def _day(self, manifest: Manifest) -> None:
-        """Steps 6 to 10 and 12 for one day."""
-        walker = ChainWalker()
-        findings: list[Finding] = []
-        signed: list[bytes] = []
-        sound = True
-        for part in manifest.parts:
-            check = self._part(manifest, part, walker)
-            sound = sound and check is not None and check.sound
-            if check is not None:
-                findings += check.chain_findings
-                signed += check.signed
-        self._roots(manifest)
-        if sound:
-            self._chains(manifest, walker.finish(), findings)
-            self._edges(manifest, signed)
-        for o in (*manifest.quarantine, *manifest.undecodable):
-            self._object(manifest, o)
-        for text, link in check_quarantine(self.source.open, manifest):
-            self._add(
-                Step.QUARANTINE,
-                text,
-                day=manifest.day,
-                device_id=link.device_id,
-                chain_id=link.chain_id,
-                sequence=link.sequence_number,
-            )
-
-    def _object(self, manifest: Manifest, named: NamedObject) -> bool:
-        """Step 6. True when the object can be read at all."""
-        day, key = manifest.day, named.key
-        try:
-            with self.source.open(key, named.version_id) as file:
-                size, sha256 = _digest(file)
-        except ObjectNotFound:
-            self._add(Step.OBJECTS, "a named object is missing", day=day, key=key)
-            return False
-        except (AuditPlatformError, OSError) as e:
-            self._add(Step.OBJECTS, f"a named object cannot be read: {e}", day=day, key=key)
-            return False
-        self.report.objects += 1
-        self.report.bytes += size
-        if size != named.size:
-            text = f"the object has {size} bytes, its manifest says {named.size}"
-            self._add(Step.OBJECTS, text, day=day, key=key)
-        if sha256 != named.sha256:
-            text = f"the object's SHA-256 is {sha256}, its manifest says {named.sha256}"
-            self._add(Step.OBJECTS, text, day=day, key=key)
-        over = self.source.hidden(key)
-        if over:
-            self._add(Step.OBJECTS, over, day=day, key=key, verdict="hidden")
-        return True
-
-    def _part(self, manifest: Manifest, part: Part, walker: ChainWalker) -> PartCheck | None:
-        """Steps 6, 7 and 8 for one part."""
-        day, key = manifest.day, part.object.key
-        if not self._object(manifest, part.object):
-            return None
-        with self.source.open(key, part.object.version_id) as file:
-            check = check_part(file, self.tenant_id, walker)
-        self.report.rows += check.rows
-        for p in check.problems:
-            self._add(
-                Step.ROWS,
-                p.reason,
-                day=day,
-                key=key,
-                row=p.row,
-                device_id=p.device_id,
-                chain_id=p.chain_id,
-                sequence=p.sequence,
-            )
-        if check.bad_rows > len(check.problems):
-            text = f"{check.bad_rows} rows in all are wrong; the first are named"
-            self._add(Step.ROWS, text, day=day, key=key)
-        if check.rows != part.object.rows:
-            text = f"the part has {check.rows} rows, its manifest says {part.object.rows}"
-            self._add(Step.ROWS, text, day=day, key=key)
-        self._part_roots(manifest, part, check)
-        return check
-
-    def _part_roots(self, manifest: Manifest, part: Part, check: PartCheck) -> None:
-        # Step 8: each row group's own root tells where a part differs.
-        if not check.whole:
-            return
-        if check.root.hex() == part.root and [r.hex() for r in check.row_group_roots] == list(
-            part.row_group_roots
-        ):
-            return
-        groups = [
-            i
-            for i, (got, said) in enumerate(
-                zip(check.row_group_roots, part.row_group_roots, strict=False)
-            )
-            if got.hex() != said
-        ]
-        text = f"the part's Merkle root is not the signed one; row groups that differ: {groups}"
-        self._add(Step.ROOTS, text, day=manifest.day, key=part.object.key)
-
-    def _roots(self, manifest: Manifest) -> None:
-        roots = [bytes.fromhex(p.root) for p in manifest.parts]
-        if merkle.day_root(roots).hex() != manifest.root:
-            text = "the day's Merkle root does not follow from its parts' roots"
-            self._add(Step.ROOTS, text, day=manifest.day)
-        if sum(p.object.rows for p in manifest.parts) != manifest.rows:
-            self._add(Step.ROOTS, "the day's rows are not the sum of its parts'", day=manifest.day)
-
-    def _chains(
-        self, manifest: Manifest, spans: Sequence[ChainSpan], findings: Sequence[Finding]
-    ) -> None:
-        """Step 9: the manifest states what its rows show, so its word is checked against them."""
-        if tuple(spans) != manifest.chains:
-            said = {(c.device_id, c.chain_id): c for c in manifest.chains}
-            seen = {(c.device_id, c.chain_id): c for c in spans}
-            for device, chain in sorted(said.keys() | seen.keys()):
-                if said.get((device, chain)) != seen.get((device, chain)):
-                    text = "the rows do not show what the manifest says of this chain"
-                    self._add(Step.CHAINS, text, day=manifest.day, device_id=device, chain_id=chain)
-        # Gaps are judged with the other days (step 11): a late event may stand in a later one.
-        faults = [f for f in findings if f.verdict not in (*INFORMATIONAL, Verdict.GAP)]
-        self._chain_entries(Step.CHAINS, manifest.day, faults)
-
-    def _chain_entries(self, step: Step, day: str, findings: Sequence[Finding]) -> None:
-        for f in findings[:MAX_CHAIN_ENTRIES]:
-            self._add(
-                step,
-                f"{f.verdict}: {f.detail}",
-                note=f.verdict in INFORMATIONAL,
-                day=day,
-                verdict=str(f.verdict),
-                row=f.row,
-                device_id=f.device_id,
-                chain_id=f.chain_id,
-                sequence=f.sequence,
-            )
-        if len(findings) > MAX_CHAIN_ENTRIES:
-            self._add(step, f"{len(findings)} chain findings in all", day=day)
-
-    def _edges(self, manifest: Manifest, signed: Sequence[bytes]) -> None:
-        # Step 12: only a bad signature or an unknown key is a finding.
-        facts = edge_facts(signed, manifest.edge_keys)
-        for p in facts.problems:
-            self._add(
-                Step.EDGES,
-                p.reason,
-                day=manifest.day,
-                device_id=p.device_id,
-                chain_id=p.chain_id,
-                sequence=p.sequence,
-            )
-        said = (list(manifest.starts), list(manifest.losses), set(manifest.edge_keys))
-        if said != (facts.starts, facts.losses, facts.key_ids):
-            text = "the rows do not show the chain starts and losses that the manifest lists"
-            self._add(Step.EDGES, text, day=manifest.day)
-
     # ------------------------------------------------------------------------ across days
 
     def _unnamed(self, signed: Iterable[Manifest]) -> None:
@@ -427,7 +239,7 @@ class _Tenant:
             if self.scope.day in (None, f.day):
                 by_day.setdefault(f.day, []).append(f)
         for day, findings in by_day.items():
-            self._chain_entries(Step.LINKS, day, findings)
+            chain_entries(self.report, self.tenant_id, Step.LINKS, day, findings)
         for loss in judged.over_declared:
             self._add(
                 Step.LINKS,
@@ -472,19 +284,6 @@ class _Tenant:
     def _read(self, key: str, version_id: str) -> bytes:
         with self.source.open(key, version_id) as file:
             return file.read()
-
-
-def _digest(file: BinaryIO) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    for chunk in _chunks(file):
-        digest.update(chunk)
-        size += len(chunk)
-    return size, digest.hexdigest()
-
-
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    while chunk := file.read(_READ_BYTES):
-        yield chunk
 
 
 def parse_head(text: str) -> TrustedHead:

@@ -118,8 +118,9 @@ class _Known:
     """All that is known of chains, gathered over the days.
 
     `starts` are (device, chain, sequence), `start_hashes` (chain, eventHash) of chain_start events.
-    `heads` says of which chain of a device a run's head is; `first_chain` is the chain that a
-    device began with: the one of the earliest day; of several, one that names no head of another.
+    `heads` says of which chain of a device a run's head is; `lost` are chains of which declared
+    losses are held by nobody; `first_chain` is the chain that a device began with: the one of the
+    earliest day; of several, one that names no head of another.
     """
 
     runs: dict[_Chain, list[_Run]] = field(default_factory=dict)
@@ -127,6 +128,7 @@ class _Known:
     starts: set[tuple[str, str, int]] = field(default_factory=set)
     start_hashes: set[tuple[str, str]] = field(default_factory=set)
     heads: dict[tuple[str, str], str] = field(default_factory=dict)
+    lost: dict[str, set[str]] = field(default_factory=dict)
     first_chain: dict[str, str] = field(default_factory=dict)
 
     def is_head_of_other(self, device_id: str, chain_id: str, event_hash: str) -> bool:
@@ -134,7 +136,11 @@ class _Known:
         return self.heads.get((device_id, event_hash), chain_id) != chain_id
 
     def settle(self) -> None:
-        """Fill `heads` and `first_chain` once all runs are known."""
+        """Fill `heads`, `lost` and `first_chain` once all runs are known."""
+        for (device, chain), losses in self.losses.items():
+            held = _merged((r.first, r.last) for r in self.runs.get((device, chain), ()))
+            if _without([(loss.first, loss.last) for loss, _ in losses], held):
+                self.lost.setdefault(device, set()).add(chain)
         for (device, chain), runs in self.runs.items():
             self.heads.update({(device, r.head): chain for r in runs})
         age: dict[str, tuple[int, bool, str]] = {}
@@ -154,17 +160,18 @@ def judge_links(
 ) -> LinkJudgement:
     """Judge each chain over the counting manifests of a tenant, given in the order of days.
 
-    Findings are `gap`, `declared_gap`, `broken_link`, `fork`, `duplicate`, `chain_reset` and
-    `truncated`; each names the day that shows it. `trusted` maps (device, chain) to a head that
-    the checker has from elsewhere: (sequence, eventHash). `is_event(device_id, event_hash)` is
-    asked when a chain begins at neither a chain_start nor a known head: an edge restored from an
-    old copy names an event inside an earlier chain, which spans do not show.
+    Findings are `gap`, `declared_gap` (a loss or a refused event), `broken_link`, `fork`,
+    `duplicate`, `chain_reset` and `truncated`; each names the day that shows it. `trusted` maps
+    (device, chain) to a head that the checker has from elsewhere: (sequence, eventHash).
+    `is_event(device_id, event_hash)` is asked when a chain begins at neither a chain_start nor a
+    known head: an edge restored from an old copy names an event inside an earlier chain, which
+    spans do not show.
     """
-    known = _gather(days)
+    known, names = _gather(days), [d.day for d in days]
     findings: list[Finding] = []
     over_declared: list[LossRun] = []
     for chain in sorted(known.runs.keys() | known.losses.keys()):
-        judge = _ChainJudge(chain, known, [d.day for d in days], is_event)
+        judge = _ChainJudge(chain, known, names, is_event)
         findings += judge.findings()
         over_declared += judge.over_declared
         head = (trusted or {}).get(chain)
@@ -262,6 +269,8 @@ class _ChainJudge:
     def _beginning(self, run: _Run) -> Iterator[Finding]:
         """What the chain's first event names as the event before it."""
         device, chain = self._device, self._chain
+        if run.refused:
+            yield self._refused(run)
         if run.prev == ZERO_HASH:
             fine = (device, chain, run.first) in self._known.starts
             detail = "prevHash is zero, and no chain_start is held here"
@@ -269,7 +278,9 @@ class _ChainJudge:
             fine = (
                 (chain, run.prev) in self._known.start_hashes
                 or self._known.is_head_of_other(device, chain, run.prev)
+                # What it names may be among the declared losses of this or an earlier chain.
                 or bool(_common(self._lost, [(run.first - 1, run.first - 1)]))
+                or bool(self._known.lost.get(device, set()) - {chain})
                 or self._is_event(device, run.prev)
             )
             detail = "the chain begins at no chain_start and at no event of this device"
@@ -285,7 +296,11 @@ class _ChainJudge:
         for run in self._runs[1:]:
             if run.first <= reach.last:
                 yield from self._overlap(reach, run)
-            elif run.first == reach.last + 1:
+                reach = max(reach, run, key=lambda r: r.last)
+                continue
+            if run.refused:
+                yield self._refused(run)
+            if run.first == reach.last + 1:
                 if run.prev != reach.head:
                     detail = "prevHash is not the eventHash of the event before"
                     yield self._finding(Verdict.BROKEN_LINK, run.first, run.day, detail)
@@ -293,8 +308,11 @@ class _ChainJudge:
                 for first, last in _without([(reach.last + 1, run.first - 1)], self._lost):
                     detail = f"sequences {first} to {last} are missing"
                     yield self._finding(Verdict.GAP, first, run.day, detail)
-            if run.last > reach.last:
-                reach = run
+            reach = run
+
+    def _refused(self, run: _Run) -> Finding:
+        detail = "refused and kept in quarantine; the chain goes through it"
+        return self._finding(Verdict.DECLARED_GAP, run.first, run.day, detail)
 
     def _overlap(self, reach: _Run, run: _Run) -> Iterator[Finding]:
         """Two runs hold the same sequence: two events, unless it is seen to be one."""

@@ -200,10 +200,10 @@ def _in_order(rows: pa.RecordBatch, before: sealed.LastRow | None) -> Mask:
         step[0] = sequence[0] - before.sequence
     same = sealed.same_chain_as_before(rows, before)
     ok: Mask = ~same | (step > 0)
-    for i in np.flatnonzero(same & (step == 0)):
+    for i in np.flatnonzero(same & (step == 0)).tolist():
         ok[i] = hash_before[i].tobytes() < hashes[i].tobytes()
     device, chain = rows["device_id"], rows["chain_id"]
-    for i in np.flatnonzero(~same):
+    for i in np.flatnonzero(~same).tolist():
         here = (text_at(device, i), text_at(chain, i))
         if i:
             ok[i] = (text_at(device, i - 1), text_at(chain, i - 1)) < here
@@ -217,11 +217,11 @@ def _name_rows(
 ) -> None:
     at = np.flatnonzero(wrong)
     check.bad_rows += len(at)
-    for i in at[: max(0, MAX_NAMED_ROWS - len(check.problems))]:
+    for i in at[: max(0, MAX_NAMED_ROWS - len(check.problems))].tolist():
         check.problems.append(
             RowProblem(
                 reason,
-                first_row + int(i),
+                first_row + i,
                 text_at(rows["device_id"], i),
                 text_at(rows["chain_id"], i),
                 int(ints_of(rows["sequence_number"])[i]),

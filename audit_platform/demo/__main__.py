@@ -1,0 +1,108 @@
+"""`python -m audit_platform.demo`: the first command. `make demo` calls it.
+
+Belongs here: arguments, signals, exit codes. Does not: the story (`story.py`).
+Exit codes: 0 every proof held; 1 one did not, or the demo could not go on; 2 a wrong argument or
+setting; 130 ended by a person before the proofs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from audit_platform.demo.display import new_console
+from audit_platform.demo.home import DemoHome, resting_clock_text
+from audit_platform.demo.story import Options, Story
+from audit_platform.errors import AuditPlatformError
+
+#: Where the demo lives in a clone.
+HOME: Final = Path(".audit/demo")
+
+#: The day's real time. Slow enough for two cores that start Dagster at the same time.
+DAY_SECONDS: Final = 70.0
+
+#: A faster day is over before its feeders have started; a slower one than real time is none.
+MIN_DAY_SECONDS: Final = 20.0
+MAX_DAY_SECONDS: Final = 86_400.0
+
+#: What a shell says of a program that was ended by Ctrl-C.
+_INTERRUPTED: Final = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    given = _parser().parse_args(arguments)
+    if given.print_environment:
+        return _print_environment(DemoHome(given.home))
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    options = Options(given.home, given.exit, given.fresh, given.day_seconds)
+    try:
+        return Story(options, new_console(), stop).run()
+    except AuditPlatformError as e:
+        sys.stderr.write(f"error: {e.reason}\n")
+        if e.remedy:
+            sys.stderr.write(f"remedy: {e.remedy}\n")
+        return e.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("ended before the proofs; the next run goes on from here\n")
+        return _INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m audit_platform.demo",
+        description="A day of real bedside data: in, sealed, signed, verified, proved.",
+    )
+    parser.add_argument("--exit", action="store_true", help="stop after the proofs")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier runs first")
+    parser.add_argument("--home", type=Path, default=HOME, help="its folder (default: %(default)s)")
+    parser.add_argument(
+        "--day-seconds",
+        type=_day_seconds,
+        default=DAY_SECONDS,
+        help="real seconds that the day is played in (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--print-environment",
+        action="store_true",
+        help="print the settings for `dagster dev` or `audit-platform` on the demo's data",
+    )
+    return parser
+
+
+def _print_environment(home: DemoHome) -> int:
+    """Lines for a shell's `eval`."""
+    state = home.load()
+    if state is None:
+        sys.stderr.write(f"error: no demo has run in {home.root}\nremedy: make demo\n")
+        return 1
+    names = {
+        "AUDIT_HOME": str(home.root),
+        "AUDIT_CLOCK": resting_clock_text(state, time.time_ns() // 10**6),
+        "AUDIT_FIRST_DAY": state.first_day,
+        "DAGSTER_HOME": str(home.dagster),
+        "DAGSTER_FOLDER": str(home.dagster),
+    }
+    for name, value in names.items():
+        sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+    return 0
+
+
+def _day_seconds(text: str) -> float:
+    value = float(text)
+    if not MIN_DAY_SECONDS <= value <= MAX_DAY_SECONDS:
+        raise argparse.ArgumentTypeError(f"wanted {MIN_DAY_SECONDS:.0f} to {MAX_DAY_SECONDS:.0f}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Which programs the demo runs, with which settings, on which ports.
+
+Belongs here: command lines and environments. Does not: starting and ending them (`children.py`),
+when (`story.py`).
+Source: issue "Walking skeleton": separate processes, as an installation has them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from audit_platform.demo import setup
+from audit_platform.demo.children import free_port
+from audit_platform.demo.home import DemoHome, State
+from audit_platform.demo.proofs import CLI
+from audit_platform.settings import PREFIX, Settings
+
+#: Wall-clock seconds after midnight before the day is closed.
+GRACE_SECONDS: Final = 5
+
+#: The archive-writer's ranges: short, so that the table moves while one looks.
+RANGE_SECONDS: Final = 5
+
+#: How often Dagster's sensor looks: as often as it can.
+CLOSING_SECONDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where everything listens. `moved` says in words which are not where they were wanted."""
+
+    ingest: int
+    archive: int
+    ui: int
+    code: int
+    moved: tuple[str, ...]
+
+
+def choose_ports(wanted: Settings) -> Ports:
+    """The wanted ports, or the next free ones. Raises `DemoStopped` when there are none."""
+    after = max(wanted.ingest_port, wanted.archive_port, wanted.ui_port) + 1
+    names = {
+        "ingest-gateway": wanted.ingest_port,
+        "archive-writer": wanted.archive_port,
+        "Dagster's UI": wanted.ui_port,
+        "Dagster's code server": after,
+    }
+    taken: list[int] = []
+    moved = []
+    for name, port in names.items():
+        taken.append(free_port(port, taken))
+        if taken[-1] != port:
+            moved.append(f"port {port} is busy: {name} is on {taken[-1]}")
+    return Ports(*taken, tuple(moved))
+
+
+def settings_of(
+    home: DemoHome, state: State, clock: str, ports: Ports, environment: Mapping[str, str]
+) -> Settings:
+    """The settings of every process; a person's own stand where the demo needs no other."""
+    own = {
+        "AUDIT_HOME": str(home.root),
+        "AUDIT_CLOCK": clock,
+        "AUDIT_GRACE_SECONDS": str(GRACE_SECONDS),
+        "AUDIT_RANGE_SECONDS": str(RANGE_SECONDS),
+        "AUDIT_CLOSING_SECONDS": str(CLOSING_SECONDS),
+        "AUDIT_FIRST_DAY": state.first_day,
+        "AUDIT_INGEST_PORT": str(ports.ingest),
+        "AUDIT_ARCHIVE_PORT": str(ports.archive),
+        "AUDIT_UI_PORT": str(ports.ui),
+    }
+    return Settings.from_environment({**environment, **own})
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The environment of every child: ours, without settings that were meant for others."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith((PREFIX, "DAGSTER_"))}
+    return kept | {
+        **settings.to_environment(),
+        "DAGSTER_HOME": str(settings.dagster_folder),
+        "DAGSTER_FOLDER": str(settings.dagster_folder),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def commands(settings: Settings, code_port: int, workspace: Path) -> dict[str, list[str]]:
+    """The services, by name. Dagster's are what `dagster dev` starts, with one code server."""
+    python = sys.executable
+    where = ("-w", str(workspace))
+    return {
+        "ingest-gateway": [*CLI, "ingest-gateway"],
+        "archive-writer": [*CLI, "archive-writer"],
+        "dagster-code": [
+            *(python, "-m", "dagster", "api", "grpc", "-m", "audit_platform.definitions"),
+            *("-h", "127.0.0.1", "-p", str(code_port)),
+            *("--location-name", setup.CODE_LOCATION),
+        ],
+        "dagster-webserver": [
+            *(python, "-m", "dagster_webserver", *where),
+            *("-h", "127.0.0.1", "-p", str(settings.ui_port)),
+        ],
+        "dagster-daemon": [python, "-m", "dagster._daemon", "run", *where],
+    }
+
+
+def feeder_command(home: DemoHome, tenant_id: str, url: str, day: str) -> list[str]:
+    """A tenant's edge."""
+    return [
+        *(sys.executable, "-m", "audit_platform.demo.feeder"),
+        *("--tenant", tenant_id, "--url", url, "--day", day),
+        *("--api-key-file", str(setup.api_key_file(home, tenant_id))),
+        *("--home", str(home.edges / tenant_id)),
+    ]

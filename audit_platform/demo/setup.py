@@ -1,0 +1,77 @@
+"""What must be there before the first event: signing key, tenants, credentials, Dagster's files.
+
+Everything is made once and kept: a second run finds it. Belongs here: making it through the ports,
+as the command line does. Does not: starting anything (`story.py`).
+Source: issue "Walking skeleton"; design section 3 (edge keys), section 8.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import audit_platform
+from audit_platform.demo.edge_state import edge_public_key
+from audit_platform.demo.home import DemoHome, DemoStopped
+from audit_platform.ports import Metadata, Role
+from audit_platform.settings import Settings
+from audit_platform.wiring import open_platform
+
+#: The top of the clone, where dagster.yaml lies.
+TOP: Final = Path(audit_platform.__file__).parents[1]
+
+#: By the name in `workspace.yaml` of the clone: sensors keep their state by it.
+CODE_LOCATION: Final = "audit-platform"
+
+
+def api_key_file(home: DemoHome, tenant_id: str) -> Path:
+    """Where the credential of a tenant's edge lies."""
+    return home.edges / tenant_id / "api-key"
+
+
+def prepare(home: DemoHome, settings: Settings, tenants: Iterable[str]) -> None:
+    """Make what is missing. Raises the ports' errors, `DemoStopped` outside of a clone."""
+    platform = open_platform(settings)
+    try:
+        now_ms = platform.clock.now_ms()
+        if not any(k.purpose == "manifest" for k in platform.keys.public_keys()):
+            platform.keys.new("manifest", now_ms)
+        for tenant_id in tenants:
+            platform.metadata.add_tenant(tenant_id, now_ms)
+            public = edge_public_key(home.edges / tenant_id)
+            platform.metadata.add_edge_key(tenant_id, public, now_ms)
+            _credential(api_key_file(home, tenant_id), platform.metadata, tenant_id, now_ms)
+    finally:
+        platform.close()
+
+
+def _credential(path: Path, metadata: Metadata, tenant_id: str, now_ms: int) -> None:
+    if path.exists() and metadata.api_key_of(path.read_text("ascii").strip()):
+        return
+    _, secret = metadata.add_api_key(tenant_id, Role.EDGE, now_ms)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "w", encoding="ascii") as opened:
+        opened.write(secret + "\n")
+
+
+def prepare_dagster(folder: Path, code_port: int) -> Path:
+    """DAGSTER_HOME with the clone's dagster.yaml; returns a workspace of the one code server."""
+    given = TOP / "dagster.yaml"
+    if not given.exists():
+        raise DemoStopped(f"{given} is not there", remedy="run the demo in a clone")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(given, folder / given.name)
+    workspace = folder / "workspace.yaml"
+    workspace.write_text(
+        "# The demo's own: webserver and daemon share one code server.\n"
+        "load_from:\n"
+        "  - grpc_server:\n"
+        "      host: 127.0.0.1\n"
+        f"      port: {code_port}\n"
+        f"      location_name: {CODE_LOCATION}\n",
+        "utf-8",
+    )
+    return workspace

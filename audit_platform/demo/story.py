@@ -1,0 +1,358 @@
+"""The story that the first command tells: a day of bedside data comes in, is sealed, and proved.
+
+Chapters: `_begin` (folder, keys, processes), `_replay` (feeders send the day), `_sealed` (Dagster
+closes and seals it; nobody here does), `_prove` (by programs of their own), `_tell` (what a person
+reads). Belongs here: the order, and how long each may take. Does not: how a chapter does it.
+Source: issue "Walking skeleton", what a newcomer sees.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import urllib3
+from rich.console import Console
+from rich.table import Table
+
+from audit_platform.demo import proofs, setup
+from audit_platform.demo.children import Child, Children, end_stale
+from audit_platform.demo.dagster_ui import DagsterSilent, DagsterUi, SealRun
+from audit_platform.demo.display import Display, Row
+from audit_platform.demo.home import DemoHome, DemoStopped, State, clock_text, scaled_clock
+from audit_platform.demo.mapping import tenant_ids
+from audit_platform.demo.programs import (
+    GRACE_SECONDS,
+    choose_ports,
+    commands,
+    environment_of,
+    feeder_command,
+    settings_of,
+)
+from audit_platform.demo.proofs import Proof, TenantFigures
+from audit_platform.demo.record_view import RecordView, progress_of
+from audit_platform.record import layout
+from audit_platform.settings import Settings
+from audit_platform.wiring import open_keys
+
+#: A step of waiting: short enough for the eye, long enough to cost nothing.
+TICK_SECONDS: Final = 0.25
+
+#: Services import for 3 s; on a machine whose cores Dagster's start takes, for 20.
+READY_SECONDS: Final = 90.0
+
+#: What a feeder may need after the day's last event is due, and Dagster from the day's closing to
+#: its six runs' end (30 s alone on two cores; one retry after a minute).
+FEEDER_SECONDS: Final = 120.0
+SEAL_SECONDS: Final = 300.0
+
+#: Lines of a proof that are shown; the first ones name the place.
+SHOWN_FINDINGS: Final = 4
+
+_READY: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asks for. `day_seconds`: real time that the day is played in."""
+
+    home: Path
+    exit: bool
+    fresh: bool
+    day_seconds: float
+
+
+@dataclass(slots=True)
+class _Stage:
+    """What a run has set up."""
+
+    home: DemoHome
+    state: State
+    settings: Settings
+    children: Children
+    view: RecordView
+    ui: DagsterUi
+    tenants: list[str]
+    services: list[Child] = field(default_factory=list)
+
+
+class Story:
+    """One run of the demo. `stop` is set when a person wants it to end."""
+
+    def __init__(self, options: Options, console: Console, stop: threading.Event) -> None:
+        self._options = options
+        self._console = console
+        self._display = Display(console)
+        self._stop = stop
+
+    def run(self) -> int:
+        """Tell it; 0 when every proof held, 1 when one did not.
+
+        Nothing that was started is left on return. Raises `AuditPlatformError` when it cannot go
+        on, `KeyboardInterrupt` when `stop` was set before the end.
+        """
+        home = DemoHome(self._options.home)
+        with home.locked(), ExitStack() as ending:
+            stale = end_stale(home.children_file, home.root)
+            if stale:
+                self._display.say(f"ended {stale} processes that a killed demo had left")
+            if self._options.fresh:
+                home.forget()
+            stage = self._begin(home, ending)
+            self._display.start()
+            self._replay(stage)
+            runs = self._sealed(stage)
+            table, proved = self._prove(stage, runs)
+            self._display.stop()
+            self._tell(stage, runs, table, proved)
+            held = all(proof.held for proof in proved)
+            if not self._options.exit:
+                self._stay(stage)
+        return 0 if held else 1
+
+    # ---------------------------------------------------------------------------------- begin
+
+    def _begin(self, home: DemoHome, ending: ExitStack) -> _Stage:
+        """Choose the day, make what is missing, start everything."""
+        today = datetime.now(UTC).date().isoformat()
+        state = home.begin(today)
+        self._display.say(
+            f"Playing {state.day} (UTC) in about {self._options.day_seconds:.0f} s; "
+            f"everything lies in {home.root}"
+        )
+        wanted = Settings.from_environment(os.environ)
+        ports = choose_ports(wanted)
+        for moved in ports.moved:
+            self._display.say(moved)
+        clock = clock_text(state, self._options.day_seconds, time.time_ns() // 10**6)
+        settings = settings_of(home, state, clock, ports, os.environ)
+        tenants = tenant_ids()
+        setup.prepare(home, settings, tenants)
+        workspace = setup.prepare_dagster(settings.dagster_folder, ports.code)
+        stage = _Stage(
+            home,
+            state,
+            settings,
+            Children(home.logs, home.children_file, environment_of(settings)),
+            RecordView(home.objects),
+            DagsterUi(f"http://127.0.0.1:{settings.ui_port}"),
+            tenants,
+        )
+        ending.callback(self._end, stage)
+        for name, command in commands(settings, ports.code, workspace).items():
+            stage.services.append(stage.children.start(name, command))
+        return stage
+
+    # --------------------------------------------------------------------------------- replay
+
+    def _replay(self, stage: _Stage) -> None:
+        """Have every tenant's edge send its day; return when all is acknowledged."""
+        url = f"http://127.0.0.1:{stage.settings.ingest_port}"
+        self._wait_ready(stage, f"{url}/readyz")
+        feeders = {
+            tenant_id: stage.children.start(
+                f"feeder-{tenant_id}", feeder_command(stage.home, tenant_id, url, stage.state.day)
+            )
+            for tenant_id in stage.tenants
+        }
+        until = time.monotonic() + self._options.day_seconds + FEEDER_SECONDS
+        while running := [c for c in feeders.values() if c.ended() is None]:
+            if time.monotonic() > until:
+                raise running[0].failure("did not finish in time")
+            self._tick(stage, "edges send")
+        for feeder in feeders.values():
+            if feeder.ended():
+                raise feeder.failure(f"ended with code {feeder.ended()}")
+
+    def _wait_ready(self, stage: _Stage, url: str) -> None:
+        until = time.monotonic() + READY_SECONDS
+        with urllib3.PoolManager(timeout=TICK_SECONDS, retries=False) as pool:
+            while time.monotonic() < until:
+                try:
+                    if pool.request("GET", url).status == _READY:
+                        return
+                except urllib3.exceptions.HTTPError:
+                    pass  # it does not listen yet
+                self._tick(stage, "services start")
+        raise stage.services[0].failure("did not become ready")
+
+    # ----------------------------------------------------------------------------------- seal
+
+    def _sealed(self, stage: _Stage) -> dict[str, SealRun]:
+        """Wait until Dagster has closed and sealed the day; returns each tenant's good run.
+
+        Nothing is asked of Dagster but what became of its runs.
+        """
+        day = stage.state.day
+        midnight = layout.day_end_ms(day) + GRACE_SECONDS * 1000
+        until = time.monotonic() + (midnight - self._now(stage)) / 1000 + SEAL_SECONDS
+        runs: dict[str, SealRun] = {}
+        missing = set(stage.tenants)
+        while missing:
+            if time.monotonic() > until:
+                raise _not_sealed(stage, missing, runs)
+            doing = "the day ends" if self._now(stage) < midnight else "Dagster seals"
+            self._tick(stage, doing)
+            held = {tenant for tenant, sealed in stage.view.manifests if sealed == day}
+            missing = set(stage.tenants) - held
+        while missing := {t for t in stage.tenants if t not in runs or not runs[t].succeeded}:
+            if time.monotonic() > until:
+                raise _not_sealed(stage, missing, runs)
+            self._tick(stage, "Dagster verifies")
+            try:
+                # Newest first: an older one that failed does not stand over a newer good one.
+                found = sorted(stage.ui.seal_runs(day), key=lambda r: r.succeeded)
+            except DagsterSilent:
+                continue
+            runs = {run.tenant_id: run for run in found}
+        return runs
+
+    # ---------------------------------------------------------------------------------- prove
+
+    def _prove(
+        self, stage: _Stage, runs: Mapping[str, SealRun]
+    ) -> tuple[list[TenantFigures], list[Proof]]:
+        """Run all proofs, the later ones also when an earlier one failed."""
+        home, day = stage.home, stage.state.day
+
+        def run(name: str, command: Sequence[str]) -> tuple[int, bytes]:
+            output = home.logs / f"{name}.json"
+            child = stage.children.start(name, command, output)
+            while (code := child.ended()) is None:
+                self._tick(stage, f"proof: {name}")
+            return code, output.read_bytes()
+
+        table = proofs.figures(home, stage.view, stage.tenants)
+        proofs.write_keys(home, open_keys(stage.settings).public_keys())
+        heads = {tenant: r.head for tenant, r in runs.items()}
+        checks = sum(len(r.checks) for r in runs.values())
+        return table, [
+            Proof(
+                "Dagster: every tenant's day is sealed and verified",
+                all(r.succeeded for r in runs.values()),
+                f"{len(runs)} runs of seal_day, started by its sensor; {checks} checks passed",
+            ),
+            proofs.prove_counts(run, table, stage.view.after(day)),
+            proofs.prove_receipts(run, home, stage.tenants),
+            proofs.prove_clean(run, home, heads),
+            proofs.prove_damage(run, home, proofs.largest_part(stage.view, day)),
+        ]
+
+    # ----------------------------------------------------------------------------------- tell
+
+    def _tell(
+        self,
+        stage: _Stage,
+        runs: Mapping[str, SealRun],
+        table: Sequence[TenantFigures],
+        proved: Sequence[Proof],
+    ) -> None:
+        self._console.print(figures_table(table, f"all days up to {stage.state.day}, in events"))
+        for proof in proved:
+            self._display.say(f"{'PROVED' if proof.held else 'FAILED'}  {proof.name}")
+            self._display.say(f"        {proof.said}")
+            for line in proof.lines[:SHOWN_FINDINGS]:
+                self._display.say(f"        {line}")
+            if len(proof.lines) > SHOWN_FINDINGS:
+                self._display.say(f"        and {len(proof.lines) - SHOWN_FINDINGS} more")
+        ui = stage.ui.url
+        run_id = next(iter(runs.values())).run_id
+        verdict = "every proof held" if all(p.held for p in proved) else "NOT every proof held"
+        self._display.say(f"verdict: {verdict}")
+        self._display.say(f"Dagster: {ui}  this seal: {ui}/runs/{run_id}")
+        self._display.say(f"data: {stage.home.root}  logs: {stage.home.logs}")
+        keys = " ".join(proofs.key_arguments(stage.home))
+        program = Path(sys.executable).with_name("audit-platform")
+        self._display.say(f"the damaged copy: {program} fsck {stage.home.damaged_copy} {keys}")
+        self._display.say(
+            "again: make demo (the next day, on the same data) · afresh: make demo FRESH=1"
+            " · Dagster on this data: make dagster"
+        )
+
+    def _stay(self, stage: _Stage) -> None:
+        """Everything stays up until a person ends it."""
+        self._display.say("Everything stays up; Ctrl-C ends it.")
+        while not self._stop.is_set():
+            try:
+                self._tick(stage, "")
+            except KeyboardInterrupt:
+                return
+
+    def _end(self, stage: _Stage) -> None:
+        self._display.stop()
+        self._display.say("stopping")
+        self._remember(stage)
+        stage.children.stop()
+
+    # ----------------------------------------------------------------------------------- tick
+
+    def _tick(self, stage: _Stage, doing: str) -> None:
+        """Wait a moment; look after processes and display. `doing` "": nothing to show."""
+        if self._stop.wait(TICK_SECONDS):
+            raise KeyboardInterrupt
+        for service in stage.services:
+            if service.ended() is not None:
+                raise service.failure(f"ended with code {service.ended()}")
+        stage.children.cap_logs()
+        self._remember(stage)
+        if doing:
+            stage.view.refresh()
+            self._display.show(doing, self._now(stage), rows_of(stage))
+
+    def _now(self, stage: _Stage) -> int:
+        return scaled_clock(stage.settings.clock).now_ms()
+
+    def _remember(self, stage: _Stage) -> None:
+        """What the wall clock shows: a next run goes on from there, whatever ends this one."""
+        stage.state.wall_ms = self._now(stage)
+        stage.home.store(stage.state)
+
+
+def rows_of(stage: _Stage) -> dict[str, Row]:
+    """Figures of the day that is played."""
+    day, view, rows = stage.state.day, stage.view, {}
+    for tenant_id in stage.tenants:
+        told = progress_of(stage.home.edges / tenant_id, day)
+        sealed = view.manifests.get((tenant_id, day))
+        rows[tenant_id] = Row(
+            share=told.taken / told.planned if told.planned else 0.0,
+            sent=told.sent,
+            acknowledged=told.accepted + told.refused,
+            refused=told.refused,
+            archived=view.archived[tenant_id, day],
+            sealed=sealed.rows if sealed else 0,
+        )
+    return rows
+
+
+def figures_table(table: Sequence[TenantFigures], title: str) -> Table:
+    """The last table, with a line of sums."""
+    names = ("sent", "acknowledged", "archived", "sealed", "duplicates", "refused", "unaccounted")
+    shown = Table(title=title, title_justify="left", show_footer=True)
+    shown.add_column("tenant", footer="all")
+    for name in names:
+        total = sum(getattr(f, name) for f in table)
+        shown.add_column(name, justify="right", footer=str(total))
+    for f in table:
+        shown.add_row(f.tenant_id, *(str(getattr(f, name)) for name in names))
+    return shown
+
+
+def _not_sealed(stage: _Stage, missing: set[str], runs: Mapping[str, SealRun]) -> DemoStopped:
+    became = ", ".join(
+        f"{t} ({runs[t].status if t in runs else 'no run yet'})" for t in sorted(missing)
+    )
+    logs = stage.home.logs
+    return DemoStopped(
+        f"Dagster has not sealed and verified {stage.state.day} of {became} in time",
+        remedy=f"read {logs}/dagster-daemon.log and {logs}/dagster-code.log, or {stage.ui.url}/runs"
+        " with make dagster",
+    )
