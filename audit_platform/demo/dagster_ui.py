@@ -58,8 +58,9 @@ class SealRun:
 
     @property
     def succeeded(self) -> bool:
-        """Whether it sealed the day and every check passed."""
-        return self.status == "SUCCESS" and bool(self.checks) and all(self.checks.values())
+        """Whether it sealed the day, showed its head, and every check passed."""
+        checked = bool(self.checks) and all(self.checks.values())
+        return self.status == "SUCCESS" and checked and bool(self.head)
 
 
 class DagsterUi:
@@ -88,10 +89,14 @@ class DagsterUi:
                 ),
                 headers={"Content-Type": "application/json"},
             )
-            runs = orjson.loads(answer.data)["data"]["runsOrError"]["results"]
-            return [_run(run) for run in runs]
+            return read_runs(answer.data)
         except (urllib3.exceptions.HTTPError, ValueError, KeyError, TypeError) as e:
             raise DagsterSilent(repr(e)) from e
+
+
+def read_runs(answer: bytes) -> list[SealRun]:
+    """Runs of an answer. Raises `ValueError`, `KeyError`, `TypeError` for any other answer."""
+    return [_run(run) for run in orjson.loads(answer)["data"]["runsOrError"]["results"]]
 
 
 def _run(value: dict[str, Any]) -> SealRun:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Final
@@ -56,8 +56,9 @@ class State:
 
     first_day: str
     day: str
+    tenants: list[str]
     wall_ms: int = 0
-    version: int = field(default=FORMAT_VERSION)
+    version: int = FORMAT_VERSION
 
 
 class DemoHome:
@@ -128,16 +129,17 @@ class DemoHome:
         draft.write_bytes(orjson.dumps(asdict(state)))
         draft.replace(self.state_file)
 
-    def begin(self, today: str) -> State:
+    def begin(self, today: str, tenants: Sequence[str]) -> State:
         """The state of this run: the day that is played now, which may have been begun before.
 
-        `today` is the real UTC day. Raises `DaysUsedUp`, `SettingInvalid`.
+        `today` is the real UTC day; `tenants` are those of a first run, later ones keep them.
+        Raises `DaysUsedUp`, `SettingInvalid`.
         """
         before = self.load()
         first = layout.next_day(today, -DAYS_BACK) if before is None else before.first_day
         closed = (layout.parse_closing(k) for k in self._keys(layout.closings_prefix()))
         day = choose_day(first, max((d for d in closed if d), default=None), today)
-        state = State(first, day, before.wall_ms if before else 0)
+        state = State(first, day, list(tenants)) if before is None else replace(before, day=day)
         self.store(state)
         return state
 

@@ -62,9 +62,13 @@ _READY: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asks for. `day_seconds`: real time that the day is played in."""
+    """What the command line asks for.
+
+    `day_seconds`: real time that the day is played in. `hospitals`: how many of the excerpt's.
+    """
 
     home: Path
+    hospitals: int
     exit: bool
     fresh: bool
     day_seconds: float
@@ -80,8 +84,12 @@ class _Stage:
     children: Children
     view: RecordView
     ui: DagsterUi
-    tenants: list[str]
     services: list[Child] = field(default_factory=list)
+
+    @property
+    def tenants(self) -> list[str]:
+        """Whose day is played."""
+        return self.state.tenants
 
 
 class Story:
@@ -123,7 +131,7 @@ class Story:
     def _begin(self, home: DemoHome, ending: ExitStack) -> _Stage:
         """Choose the day, make what is missing, start everything."""
         today = datetime.now(UTC).date().isoformat()
-        state = home.begin(today)
+        state = home.begin(today, tenant_ids()[: self._options.hospitals])
         self._display.say(
             f"Playing {state.day} (UTC) in about {self._options.day_seconds:.0f} s; "
             f"everything lies in {home.root}"
@@ -134,8 +142,7 @@ class Story:
             self._display.say(moved)
         clock = clock_text(state, self._options.day_seconds, time.time_ns() // 10**6)
         settings = settings_of(home, state, clock, ports, os.environ)
-        tenants = tenant_ids()
-        setup.prepare(home, settings, tenants)
+        setup.prepare(home, settings, state.tenants)
         workspace = setup.prepare_dagster(settings.dagster_folder, ports.code)
         stage = _Stage(
             home,
@@ -144,7 +151,6 @@ class Story:
             Children(home.logs, home.children_file, environment_of(settings)),
             RecordView(home.objects),
             DagsterUi(f"http://127.0.0.1:{settings.ui_port}"),
-            tenants,
         )
         ending.callback(self._end, stage)
         for name, command in commands(settings, ports.code, workspace).items():

@@ -117,7 +117,7 @@ def name(world: World, record: RangeRecord, named: RangeObject) -> None:
 
 
 def rows(*chosen: int) -> Callable[[pa.Table], pa.Table]:
-    return lambda table: table.take(list(chosen))
+    return lambda table: table.take(pa.array(chosen, pa.int64()))
 
 
 def test_a_planted_loss_and_a_planted_double_show_as_one_and_one(world: World) -> None:
@@ -272,7 +272,7 @@ def test_ranges_without_one_row_that_was_read_are_a_failure(world: World) -> Non
 
 @given(
     counts=st.lists(st.integers(0, 4), min_size=1, max_size=4),
-    found=st.lists(st.tuples(st.integers(-1, 5), st.integers(WHOLE_RECORD, 5)), max_size=20),
+    found=st.lists(st.tuples(st.integers(-1, 5), st.integers(-3, 5)), max_size=20),
 )
 def test_positions_are_compared_as_sets(counts: list[int], found: list[tuple[int, int]]) -> None:
     got = Figures(EVENTS_TOPIC, 0)

@@ -261,7 +261,7 @@ def test_of_two_sealers_at_once_the_slower_adopts_the_winners_manifest(
     after = layout.next_day(NEXT)
     world.close(after)
     build = seal._build
-    raced = []
+    raced: list[bool] = []
 
     def raced_build(*args: object) -> object:
         built = build(*args)  # type: ignore[arg-type] # passed on as they came

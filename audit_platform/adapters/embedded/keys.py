@@ -1,0 +1,229 @@
+"""Ed25519 signing keys in files: the private values apart, one public list replaced at one instant.
+
+    <root>/private/<key id>.pem   PKCS8, readable by its owner only, written once
+    <root>/keys.json              every key ever made here: what an auditor needs
+    <root>/keys.lock              locked while the list changes
+
+Belongs here: those files and signing with them. Does not: what is signed (`record/signing.py`).
+A key counts once the list names it; a private file that no list names means nothing.
+Source: design section 5 (manifests); RFC 8032, RFC 8410; the promises are those of `ports.Keys`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from audit_platform.adapters.embedded.files import (
+    Files,
+    FsyncSite,
+    RealFiles,
+    mkdirs,
+    read_whole,
+    unlink_if_there,
+)
+from audit_platform.errors import KeysUnavailable, KeyUnknown, RecordMalformed
+from audit_platform.ports import PublicKey
+from audit_platform.record.signing import key_id_of, public_bytes
+
+PURPOSES: Final = ("manifest", "edge")
+
+FORMAT_VERSION: Final = 1
+
+_OWNER_ONLY: Final = 0o600
+_EVERYBODY_READS: Final = 0o644
+#: Permission bits that let anybody but the owner at a private value.
+_NOT_THE_OWNER: Final = 0o077
+
+_log = logging.getLogger(__name__)
+
+
+class FileKeys:
+    """`ports.Keys` under one folder, for several processes of one machine at once."""
+
+    def __init__(self, root: Path, files: Files | None = None) -> None:
+        self._root = root
+        self._files: Files = RealFiles() if files is None else files
+        self._list = root / "keys.json"
+        self._private = root / "private"
+        self._warned: set[str] = set()
+        self._durable = b""  # the last list whose name was durable for certain
+
+    def sign(self, purpose: str, message: bytes) -> tuple[str, bytes]:
+        """See `ports.Keys`."""
+        active = next((k for k in self.public_keys() if k.active and k.purpose == purpose), None)
+        if active is None:
+            raise KeyUnknown(
+                f"no active {purpose} key", remedy=f"audit-platform keys rotate {purpose} (or new)"
+            )
+        return active.key_id, self._private_key(active).sign(message)
+
+    def public_keys(self) -> list[PublicKey]:
+        """See `ports.Keys`."""
+        with _disk("reading the list of keys"):
+            if self._files.stat(self._list) is None:
+                return []
+            data = read_whole(self._files, self._list)
+            if data != self._durable:
+                # Who wrote it may have died before its name was durable; nobody may sign, or be
+                # told of a key, that a power cut takes away.
+                self._files.fsync_dir(self._root, FsyncSite.KEY_ADOPTED_NAME)
+                self._durable = data
+            return _parse(str(self._list), data)
+
+    def new(self, purpose: str, now_ms: int) -> PublicKey:
+        """See `ports.Keys`."""
+        if purpose not in PURPOSES:
+            raise ValueError(f"purpose {purpose!r}: wanted one of {', '.join(PURPOSES)}")
+        private = Ed25519PrivateKey.generate()
+        public = public_bytes(private)
+        key = PublicKey(key_id_of(public), public, purpose, now_ms, 0, active=True)
+        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        with _disk("making a key"), self._alone():
+            before = self.public_keys()
+            self._files.mkdir(self._private)  # its name becomes durable with the list's
+            self._replace(self._pem(key.key_id), pem, _OWNER_ONLY)
+            others = [replace(k, active=False) if k.purpose == purpose else k for k in before]
+            self._write([*others, key])
+        return key
+
+    def revoke(self, key_id: str, now_ms: int) -> PublicKey:
+        """See `ports.Keys`."""
+        with _disk("revoking a key"), self._alone():
+            known = {k.key_id: k for k in self.public_keys()}
+            if key_id not in known:
+                raise KeyUnknown(
+                    f"no key {key_id}", remedy="audit-platform keys list shows their ids"
+                )
+            if not known[key_id].revoked_ms:
+                # 0 means good, so a clock that stands at 0 must not leave the key good.
+                known[key_id] = replace(known[key_id], revoked_ms=max(now_ms, 1), active=False)
+                self._write(list(known.values()))
+            return known[key_id]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Only one process at a time changes the list."""
+        mkdirs(self._files, self._root, FsyncSite.KEY_FOLDER)
+        handle = self._files.open(self._root / "keys.lock", create=True)
+        try:
+            self._files.lock(handle)
+            yield
+        finally:
+            self._files.close(handle)  # gives the lock back
+
+    def _write(self, keys: list[PublicKey]) -> None:
+        data = _text(keys)
+        self._replace(self._list, data, _EVERYBODY_READS)
+        self._durable = data
+
+    def _replace(self, path: Path, data: bytes, permissions: int) -> None:
+        """The file has these bytes instead, at one instant; durable on return."""
+        written = path.with_name(path.name + ".new")
+        unlink_if_there(self._files, written)  # we are alone: whoever began it is dead
+        handle = self._files.create(written, permissions)
+        try:
+            self._files.pwrite(handle, data, 0)
+            self._files.fsync(handle, FsyncSite.KEY_RECORD)
+        finally:
+            self._files.close(handle)
+        self._files.rename(written, path)
+        self._files.fsync_dir(path.parent, FsyncSite.KEY_NAME)
+
+    def _pem(self, key_id: str) -> Path:
+        return self._private / f"{key_id}.pem"
+
+    def _private_key(self, key: PublicKey) -> Ed25519PrivateKey:
+        path = self._pem(key.key_id)
+        remedy = f"bring {path.name} back from the backup, or audit-platform keys rotate"
+        with _disk("reading a private key"):
+            found = self._files.stat(path)
+            if found is None:
+                raise KeyUnknown(f"the private value of {key.key_id} is missing", remedy=remedy)
+            if found.permissions & _NOT_THE_OWNER and key.key_id not in self._warned:
+                self._warned.add(key.key_id)
+                _log.warning(
+                    "%s can be read by others than its owner: chmod 600 it; if somebody may have, "
+                    "audit-platform keys rotate %s and keys revoke %s",
+                    path,
+                    key.purpose,
+                    key.key_id,
+                )
+            pem = read_whole(self._files, path)
+        try:
+            private = load_pem_private_key(pem, None)
+        except ValueError as e:
+            raise KeyUnknown(f"{path} is not a private key", remedy=remedy) from e
+        if not isinstance(private, Ed25519PrivateKey) or public_bytes(private) != key.public_key:
+            raise KeyUnknown(f"{path} is not the private value of {key.key_id}", remedy=remedy)
+        return private
+
+
+@contextmanager
+def _disk(doing: str) -> Iterator[None]:
+    """Turn an `OSError` into `KeysUnavailable`."""
+    try:
+        yield
+    except OSError as e:
+        raise KeysUnavailable(
+            f"{doing}: {e}", remedy="check that the disk of AUDIT_HOME is writable and not full"
+        ) from e
+
+
+def _text(keys: list[PublicKey]) -> bytes:
+    value = {
+        "kind": "keys",
+        "version": FORMAT_VERSION,
+        "keys": [
+            {
+                "keyId": k.key_id,
+                "publicKey": k.public_key.hex(),
+                "purpose": k.purpose,
+                "createdMs": k.created_ms,
+                "revokedMs": k.revoked_ms,
+                "active": k.active,
+            }
+            for k in keys
+        ],
+    }
+    # People read this file and hand it on: one member a line.
+    return json.dumps(value, indent=1).encode() + b"\n"
+
+
+def _parse(where: str, data: bytes) -> list[PublicKey]:
+    try:
+        value = orjson.loads(data)
+        if value["kind"] != "keys" or value["version"] != FORMAT_VERSION:
+            raise RecordMalformed(where, "kind/version", f"wanted keys version {FORMAT_VERSION}")
+        keys = [_parse_key(k) for k in value["keys"]]
+    except (KeyError, TypeError, ValueError) as e:
+        raise RecordMalformed(where, "keys", repr(e)) from e
+    for k in keys:
+        if key_id_of(k.public_key) != k.key_id:
+            raise RecordMalformed(where, f"keys/{k.key_id}", "the id is not that of the key")
+    return keys
+
+
+def _parse_key(value: dict[str, Any]) -> PublicKey:
+    return PublicKey(
+        key_id=str(value["keyId"]),
+        public_key=bytes.fromhex(value["publicKey"]),
+        purpose=str(value["purpose"]),
+        created_ms=int(value["createdMs"]),
+        revoked_ms=int(value["revokedMs"]),
+        active=bool(value["active"]),
+    )

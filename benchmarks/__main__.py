@@ -1,0 +1,27 @@
+"""All benchmarks, one after the other: `python -m benchmarks [events]` (default 1,000,000)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Each in a process of its own; a failure ends the run."""
+    events = sys.argv[1] if len(sys.argv) > 1 else "1000000"
+    for module, arguments in (
+        ("rows", ["--events", events]),
+        ("ingest", ["--events", events]),
+        ("archive", [events]),
+        ("seal", [events]),
+    ):
+        print(f"--- {module}", flush=True)
+        subprocess.run(  # noqa: S603 - our own program
+            [sys.executable, "-m", f"benchmarks.{module}", *arguments],
+            cwd=Path(__file__).parent.parent,
+            check=True,
+        )
+
+
+main()
