@@ -190,8 +190,9 @@ class Objects(Protocol):
         ...
 
     def extend(self, key: str, version_id: str, retain_until_ms: int) -> ObjectVersion:
-        """Lengthen a version's retention; durable on return. Equal or shorter: `ObjectLocked`
-        when shorter, no change when equal.
+        """Lengthen a version's retention; durable on return.
+
+        An equal date changes nothing; a shorter one raises `ObjectLocked`.
         """
         ...
 

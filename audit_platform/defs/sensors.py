@@ -81,8 +81,11 @@ def day_closing(
     hints = _hints(context.cursor)
     for tenant in tenants if closed else []:
         _next_of(tick, tenant, hints.get(tenant.tenant_id, NOTHING), closed)
-    words = "; ".join(tick.waits) or "every closed day of every tenant is sealed"
-    context.log.info(words)
+    words = "; ".join(tick.waits)
+    if not (words or tick.requests):
+        words = "every closed day of every tenant is sealed"
+    if words:
+        context.log.info(words)
     partitions = [dg.DynamicPartitionsDefinition(name=TENANT).build_add_request(fresh)]
     return dg.SensorResult(
         run_requests=tick.requests,

@@ -89,13 +89,21 @@ def environment_of(settings: Settings) -> dict[str, str]:
     }
 
 
-def commands(settings: Settings, code_port: int, workspace: Path) -> dict[str, list[str]]:
-    """The services, by name. Dagster's are what `dagster dev` starts, with one code server."""
+def service_commands() -> dict[str, list[str]]:
+    """What carries events, by name."""
+    return {name: [*CLI, name] for name in ("ingest-gateway", "archive-writer")}
+
+
+def storage_command() -> list[str]:
+    """Makes Dagster's storage: its programs, started together, would all make it at once."""
+    return [sys.executable, "-m", "dagster", "instance", "info"]
+
+
+def dagster_commands(settings: Settings, code_port: int, workspace: Path) -> dict[str, list[str]]:
+    """What `dagster dev` starts, by name, but with one code server for all."""
     python = sys.executable
     where = ("-w", str(workspace))
     return {
-        "ingest-gateway": [*CLI, "ingest-gateway"],
-        "archive-writer": [*CLI, "archive-writer"],
         "dagster-code": [
             *(python, "-m", "dagster", "api", "grpc", "-m", "audit_platform.definitions"),
             *("-h", "127.0.0.1", "-p", str(code_port)),

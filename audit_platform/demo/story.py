@@ -32,10 +32,12 @@ from audit_platform.demo.mapping import tenant_ids
 from audit_platform.demo.programs import (
     GRACE_SECONDS,
     choose_ports,
-    commands,
+    dagster_commands,
     environment_of,
     feeder_command,
+    service_commands,
     settings_of,
+    storage_command,
 )
 from audit_platform.demo.proofs import Proof, TenantFigures
 from audit_platform.demo.record_view import RecordView, progress_of
@@ -84,7 +86,25 @@ class _Stage:
     children: Children
     view: RecordView
     ui: DagsterUi
+    dagster: dict[str, list[str]]
+    storage: Child | None = None
     services: list[Child] = field(default_factory=list)
+
+    def serve(self, commands: Mapping[str, Sequence[str]]) -> None:
+        """Start what must run until the end."""
+        for name, command in commands.items():
+            self.services.append(self.children.start(name, command))
+
+    def watch(self) -> None:
+        """Raise `DemoStopped` for a service that ended; start Dagster once it has its storage."""
+        for service in self.services:
+            if service.ended() is not None:
+                raise service.failure(f"ended with code {service.ended()}")
+        if self.storage and (code := self.storage.ended()) is not None:
+            if code:
+                raise self.storage.failure(f"ended with code {code}")
+            self.storage = None
+            self.serve(self.dagster)
 
     @property
     def tenants(self) -> list[str]:
@@ -151,10 +171,10 @@ class Story:
             Children(home.logs, home.children_file, environment_of(settings)),
             RecordView(home.objects),
             DagsterUi(f"http://127.0.0.1:{settings.ui_port}"),
+            dagster_commands(settings, ports.code, workspace),
         )
         ending.callback(self._end, stage)
-        for name, command in commands(settings, ports.code, workspace).items():
-            stage.services.append(stage.children.start(name, command))
+        stage.serve(service_commands())
         return stage
 
     # --------------------------------------------------------------------------------- replay
@@ -162,7 +182,9 @@ class Story:
     def _replay(self, stage: _Stage) -> None:
         """Have every tenant's edge send its day; return when all is acknowledged."""
         url = f"http://127.0.0.1:{stage.settings.ingest_port}"
+        # Dagster's start takes both cores for half a minute and has time until the day's end.
         self._wait_ready(stage, f"{url}/readyz")
+        stage.storage = stage.children.start("dagster-storage", storage_command())
         feeders = {
             tenant_id: stage.children.start(
                 f"feeder-{tenant_id}", feeder_command(stage.home, tenant_id, url, stage.state.day)
@@ -304,9 +326,7 @@ class Story:
         """Wait a moment; look after processes and display. `doing` "": nothing to show."""
         if self._stop.wait(TICK_SECONDS):
             raise KeyboardInterrupt
-        for service in stage.services:
-            if service.ended() is not None:
-                raise service.failure(f"ended with code {service.ended()}")
+        stage.watch()
         stage.children.cap_logs()
         self._remember(stage)
         if doing:

@@ -235,7 +235,7 @@ def _build(
 
 def _spans(walker: ChainWalker, built: _Day) -> list[ChainSpan]:
     spans = walker.finish()
-    built.verdicts["gap"] = sum(len(s.gaps) for s in spans)
+    built.count([Verdict.GAP.value for s in spans for _ in s.gaps])
     return spans
 
 

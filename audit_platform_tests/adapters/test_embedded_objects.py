@@ -94,8 +94,40 @@ def test_what_a_dead_process_began_is_ended_or_cleared_by_the_next() -> None:
     assert cleared >= 4
 
 
-def test_a_store_that_is_open_ends_what_a_dead_process_claimed() -> None:
-    ended = 0
+def by_put(store: EmbeddedObjects, version_id: str) -> None:
+    """Learn of a/new by losing to it."""
+    with pytest.raises(ObjectExists):
+        put_new(store)
+
+
+def by_list(store: EmbeddedObjects, version_id: str) -> None:
+    """Learn of a/new from a list."""
+    assert version_id in [v.version_id for v in store.versions("a/")]
+
+
+def by_oldest(store: EmbeddedObjects, version_id: str) -> None:
+    """Learn of a/new by its key."""
+    oldest = store.oldest("a/new")
+    assert oldest is not None
+    assert oldest.version_id == version_id
+
+
+def by_head(store: EmbeddedObjects, version_id: str) -> None:
+    """Learn of a/new by its version id."""
+    assert store.head("a/new", version_id).version_id == version_id
+
+
+def by_get(store: EmbeddedObjects, version_id: str) -> None:
+    """Read a/new."""
+    assert store.get("a/new", version_id) == b"body"
+
+
+@pytest.mark.parametrize("learn", [by_put, by_list, by_oldest, by_head, by_get])
+def test_a_version_of_a_dead_process_survives_the_power_once_somebody_knows_of_it(
+    learn: Callable[[EmbeddedObjects, str], None],
+) -> None:
+    claim = ROOT / ".meta/a/new@1.json"
+    unfinished = 0
     for steps in range(1, 20):
         files = PowerCutFiles()
         reader, writer = open_store(files), open_store(files)
@@ -103,15 +135,14 @@ def test_a_store_that_is_open_ends_what_a_dead_process_claimed() -> None:
         with contextlib.suppress(PowerCut):
             put_new(writer)
         files.end_process()
-        if f"{ROOT}/.meta/a/new@1.json" not in files.paths():
+        if files.stat(claim) is None:
             continue
-        ended += files.stat(ROOT / "a/new") is None
-        with pytest.raises(ObjectExists):
-            put_new(reader)
-        oldest = reader.oldest("a/new")
-        assert oldest is not None
-        assert reader.get("a/new", oldest.version_id) == b"body"
-    assert ended >= 2
+        unfinished += files.stat(ROOT / "a/new") is None
+        version_id = orjson.loads(read_whole(files, claim))["versionId"]
+        learn(reader, version_id)
+        files.cut()
+        assert open_store(files).get("a/new", version_id) == b"body"
+    assert unfinished >= 2
 
 
 class SpyingFiles(PowerCutFiles):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -119,7 +120,7 @@ def evaluations(
 
 def materializations(
     result: dg.ExecuteInProcessResult,
-) -> dict[tuple[str, str], Mapping[str, dg.MetadataValue[object]]]:
+) -> dict[tuple[str, str], Mapping[str, dg.MetadataValue[Any]]]:
     """(asset, partition) -> metadata of its materialization in a run."""
     found = {}
     for event in result.get_asset_materialization_events():

@@ -10,7 +10,7 @@ from audit_platform.defs.partitions import TenantDay
 from audit_platform.operations.closing import closing_of
 from audit_platform.operations.manifests import read_history
 from audit_platform.record import layout
-from audit_platform.record.manifest import ChainSpan
+from audit_platform.record.chain import ChainSpan
 from audit_platform_tests.attackers import flip
 from audit_platform_tests.defs.conftest import Orchestra, evaluations
 from audit_platform_tests.world import DAY, World, sealed_day

@@ -34,7 +34,7 @@ def requests(orchestra: Orchestra) -> list[dg.RunRequest | dg.SkipReason]:
         resources={"platform": orchestra.world.platform},
     ) as context:
         asked = verify_yesterday(context)
-    assert asked is not None
+    assert isinstance(asked, Iterator)
     out: list[dg.RunRequest | dg.SkipReason] = []
     for item in asked:
         if isinstance(item, dg.RunRequest):

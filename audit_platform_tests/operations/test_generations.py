@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from audit_platform.adapters.embedded.files import RealFiles
+from audit_platform.adapters.embedded.objects import EmbeddedObjects
 from audit_platform.errors import GenerationMismatch
 from audit_platform.operations.claims import claim
 from audit_platform.operations.generations import current_generation, ensure_generation
+from audit_platform.ports import ObjectVersion
 from audit_platform.record.layout import DLQ_TOPIC, EVENTS_TOPIC, MS_PER_DAY, generation_key
 from audit_platform.record.ranges import Generation, TopicStart
 from audit_platform_tests.services.archive_world import PARTITIONS, World, stored
@@ -98,3 +101,21 @@ def test_a_hidden_or_overwritten_record_still_counts(world: World) -> None:
     forged = replace(opened, reason="forged").to_bytes()
     world.objects.put(generation_key(1), forged, retain_until_ms=0, if_absent=False)
     assert current_generation(world.platform) == opened
+
+
+class Lenient(EmbeddedObjects):
+    """A store that takes a second version where it should have refused: two puts that raced."""
+
+    def put(self, key: str, data: bytes, *, retain_until_ms: int, if_absent: bool) -> ObjectVersion:
+        """See `ports.Objects`."""
+        del if_absent
+        return super().put(key, data, retain_until_ms=retain_until_ms, if_absent=False)
+
+
+def test_a_claim_holds_only_once_ours_is_the_oldest(world: World) -> None:
+    key = generation_key(1)
+    first = claim(world.objects, key, b"first", world.clock.ms)
+    lenient = Lenient(world.folder / "objects", RealFiles(), world.clock)
+    second = claim(lenient, key, b"second", world.clock.ms)
+    assert len(list(world.objects.versions(key))) == 2
+    assert (second.version_id, second.data, second.ours) == (first.version_id, b"first", False)

@@ -261,6 +261,9 @@ def test_a_second_writer_takes_half_of_the_partitions(world: World) -> None:
     for _ in range(3):
         first.step()
         second.step()
+    held = [set(writer._partitions) for writer in (first, second)]
+    assert [len(places) for places in held] == [2, 2]  # one partition of each topic
+    assert held[0] & held[1] == set()
     world.send(parts[0].lines, partition=0)
     world.send(parts[1].lines, partition=1)
     assert first.step()

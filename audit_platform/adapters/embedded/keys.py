@@ -95,7 +95,8 @@ class FileKeys:
         pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         with _disk("making a key"), self._alone():
             before = self.public_keys()
-            self._files.mkdir(self._private)  # its name becomes durable with the list's
+            # Before the list: of two names in one folder a power cut may keep either alone.
+            mkdirs(self._files, self._private, FsyncSite.KEY_FOLDER, below=self._root)
             self._replace(self._pem(key.key_id), pem, _OWNER_ONLY)
             others = [replace(k, active=False) if k.purpose == purpose else k for k in before]
             self._write([*others, key])

@@ -1,0 +1,159 @@
+"""The first command, as a newcomer runs it: every process of its own, nothing left behind.
+
+It takes minutes on a busy machine; the parts have their own tests in `test_story_*.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from audit_platform.demo.home import DemoHome, scaled_clock
+from audit_platform.demo.mapping import tenant_ids
+from audit_platform.demo.numbers import expected_numbers
+from audit_platform.settings import Settings
+
+#: Real seconds of the day: as fast as two busy cores can start the feeders in.
+DAY_SECONDS: Final = 30
+HOSPITALS: Final = 3
+
+#: Two minutes alone on two cores; ten for a machine that does much else.
+LIMIT_SECONDS: Final = 600
+
+
+def _command(home: Path, *more: str) -> list[str]:
+    start = [sys.executable, "-m", "audit_platform.demo", "--home", str(home)]
+    return [*start, "--hospitals", str(HOSPITALS), "--day-seconds", str(DAY_SECONDS), *more]
+
+
+def _environment(first_port: int) -> dict[str, str]:
+    # Ports of its own: two demos at once would race for the same ones.
+    names = ("AUDIT_INGEST_PORT", "AUDIT_ARCHIVE_PORT", "AUDIT_UI_PORT")
+    return {**os.environ, **{name: str(first_port + n) for n, name in enumerate(names)}}
+
+
+def _left(home: Path) -> list[str]:
+    """Living processes that work on this home."""
+    mark = f"AUDIT_HOME={home}\0".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes().decode())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.timeout(LIMIT_SECONDS + 30)
+def test_the_first_command_plays_seals_and_proves_a_day_and_leaves_nothing_running(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "demo"
+    done = subprocess.run(
+        _command(home, "--exit"),
+        env=_environment(8521),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+    said = done.stdout
+    assert done.returncode == 0, said + done.stderr
+    assert _left(home) == []
+    assert not (home / "children.json").exists()
+    tenants = tenant_ids()[:HOSPITALS]
+    assert _table(said) == _expected(tenants)
+    assert said.count("PROVED") == 5
+    assert "FAILED" not in said
+    assert "verdict: every proof held" in said
+    assert f"{HOSPITALS} runs of seal_day, started by its sensor" in said
+    assert "unaccounted 0 by the senders, 0 of" in said
+    assert "lost 0, twice 0, not sent 0, altered 0" in said
+    assert "clean; read" in said
+    assert re.search(
+        r"FINDING step 7: .* \[object cold/.*, row \d+, device .*, sequence \d+\]", said
+    )
+    assert "/runs/" in said
+    _next_run_can_go_on(home, tenants)
+
+
+def _table(said: str) -> dict[str, list[int]]:
+    rows = (re.findall(r"[^│\s]+", line) for line in said.splitlines() if line.startswith("│"))
+    return {name: [int(n) for n in figures] for name, *figures in rows}
+
+
+def _expected(tenants: list[str]) -> dict[str, list[int]]:
+    """Sent, acknowledged, archived, sealed, duplicates, refused, unaccounted; from the excerpt."""
+    numbers = expected_numbers()
+    table = {}
+    for tenant in tenants:
+        sent = numbers[tenant].sent + 1  # the edge's chain_start
+        refused = sum(numbers[tenant].refused.values())
+        table[tenant] = [sent, sent, sent, sent - refused, 0, refused, 0]
+    table["all"] = [sum(column) for column in zip(*table.values(), strict=True)]
+    return table
+
+
+def _next_run_can_go_on(home: Path, tenants: list[str]) -> None:
+    """The state names the day, and `--print-environment` gives settings to look at it."""
+    state = DemoHome(home).load()
+    assert state is not None
+    assert state.tenants == tenants
+    done = subprocess.run(
+        _command(home, "--print-environment"), capture_output=True, text=True, check=True
+    )
+    names = dict(re.findall(r"export (\w+)=(.*)", done.stdout))
+    assert names["DAGSTER_HOME"] == str(home / "dagster")
+    assert (home / "dagster" / "dagster.yaml").exists()
+    ours = {name: value for name, value in names.items() if name.startswith("AUDIT_")}
+    clock = scaled_clock(Settings.from_environment(ours).clock)
+    assert clock.wall_start_ms == state.wall_ms
+
+
+@pytest.mark.timeout(LIMIT_SECONDS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_ended_at_once_leaves_nothing_running_and_can_be_gone_on_with(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    home = tmp_path / "demo"
+    with subprocess.Popen(
+        _command(home), env=_environment(8541 + 20 * (number == signal.SIGINT)),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as demo:  # fmt: skip
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if "services start" in line:
+                break
+        assert _left(home)
+        demo.send_signal(number)
+        _, said = demo.communicate(timeout=LIMIT_SECONDS)
+    assert demo.returncode == 130
+    assert "goes on from here" in said
+    assert _left(home) == []
+    assert DemoHome(home).load() is not None
+
+
+def test_before_the_first_run_there_is_no_environment_to_print(tmp_path: Path) -> None:
+    done = subprocess.run(
+        _command(tmp_path / "demo", "--print-environment"),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "make demo" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["0", "19", "1e9", "nan", "soon"])
+def test_a_day_of_no_possible_length_is_refused(tmp_path: Path, value: str) -> None:
+    done = subprocess.run(
+        _command(tmp_path, "--day-seconds", value), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "--day-seconds" in done.stderr
