@@ -27,7 +27,7 @@ demo: $(STAMP) ## a day of real bedside data: in, sealed, signed, verified; Dags
 	@$(RUN)/python -m audit_platform.demo $(if $(EXIT),--exit) $(if $(FRESH),--fresh)
 
 dagster: $(STAMP) ## Dagster's UI on the data of the demo
-	@DAGSTER_HOME="$$($(RUN)/python -m audit_platform.demo --print-dagster-home)" $(RUN)/dagster dev
+	@settings="$$($(RUN)/python -m audit_platform.demo --print-environment)"; eval "$$settings"; $(RUN)/dagster dev
 
 test: $(STAMP) system ## lint, types and every test
 	@$(RUN)/ruff check .

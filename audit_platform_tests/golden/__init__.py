@@ -1,0 +1,4 @@
+"""A sealed record per format version, as an outsider holds it, verified for ever.
+
+`v1/` is never made again: when the format changes, `v2/` stands beside it. `make.py` made it.
+"""
