@@ -40,7 +40,7 @@ ALLOWED = {
         "wiring",
         *BASE,
     },
-    "defs": {"defs", "operations", "ports", "record", "settings", "wiring", *BASE},
+    "defs": {"defs", "adapters", "operations", "ports", "record", "settings", "wiring", *BASE},
     "definitions": {"defs"},
     "commands": {
         "commands",

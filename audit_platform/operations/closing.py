@@ -9,12 +9,15 @@ reach the ends (`coverage.py`), sealing. Source: design section 5 (closing a day
 
 from __future__ import annotations
 
-from audit_platform.errors import OffsetOutOfRange, SealRefused
+from audit_platform.errors import OffsetOutOfRange, RecordMalformed, SealRefused
 from audit_platform.killpoints import Killpoint, reach
 from audit_platform.operations.claims import claim, read_claim
 from audit_platform.operations.generations import ensure_generation
-from audit_platform.ports import Platform
+from audit_platform.ports import LogRecord, Platform
+from audit_platform.record.deadletter import record_entries
 from audit_platform.record.layout import (
+    EVENTS_TOPIC,
+    MS_PER_DAY,
     closing_key,
     closings_prefix,
     day_end_ms,
@@ -116,5 +119,21 @@ def _first_day_with_data(platform: Platform, generation: Generation) -> str:
                 records = platform.log.read(start.topic, partition, offset, 1)
             except OffsetOutOfRange:
                 continue  # retention took the first record; days begin with the generation then
-            first_ms = min([first_ms, *(r.appended_ms for r in records[:1])])
+            first_ms = min([first_ms, *(_first_ms(r) for r in records[:1])])
     return day_of(first_ms)
+
+
+def _first_ms(record: LogRecord) -> int:
+    """When a log record was appended; the day before, when its first event says it came then.
+
+    A body that is taken just before midnight may be appended just after it.
+    """
+    day_before = next_day(day_of(record.appended_ms), -1)
+    if record.topic == EVENTS_TOPIC:
+        came_then = f'"ingestionTime":"{day_before}T'.encode() in record.value.partition(b"\n")[0]
+    else:
+        try:
+            came_then = day_of(record_entries(record.value)[0].received_ms) == day_before
+        except RecordMalformed:
+            came_then = False
+    return record.appended_ms - MS_PER_DAY if came_then else record.appended_ms

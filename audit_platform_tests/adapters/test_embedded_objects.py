@@ -146,23 +146,59 @@ def test_a_version_of_a_dead_process_survives_the_power_once_somebody_knows_of_i
 
 
 class SpyingFiles(PowerCutFiles):
-    """Opens the store as a second process while the first is in the middle of a put."""
+    """Calls back just after an fsync."""
 
-    opens = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.after: dict[FsyncSite, Callable[[], object]] = {}
 
     def fsync(self, handle: int, site: FsyncSite) -> None:
         """See `Files.fsync`."""
         super().fsync(handle, site)
-        if site in (FsyncSite.OBJECT_BODY, FsyncSite.OBJECT_RECORD):
-            self.opens += 1
-            open_store(self)
+        self.after.pop(site, lambda: None)()
 
 
 def test_nobody_clears_away_what_a_living_process_is_putting() -> None:
     files = SpyingFiles()
+    for site in (FsyncSite.OBJECT_BODY, FsyncSite.OBJECT_RECORD):
+        files.after[site] = lambda: open_store(files)
     version = put_new(store := open_store(files))
-    assert files.opens == 2
+    assert files.after == {}
     assert store.get("a/new", version.version_id) == b"body"
+
+
+def test_a_file_that_comes_into_the_place_during_a_put_is_not_written_over() -> None:
+    files = SpyingFiles()
+    store = open_store(files)
+    place = ROOT / "a/new"
+    files.after[FsyncSite.OBJECT_RECORD] = lambda: write_file(files, place, b"evidence?", None)
+    with pytest.raises(StoreUnavailable, match="move it away"):
+        put_new(store)
+    assert read_whole(files, place) == b"evidence?"
+    files.rename(place, ROOT / "moved")
+    (version,) = store.versions("a/")
+    assert store.get("a/new", version.version_id) == b"body"
+
+
+def test_records_are_changed_one_at_a_time() -> None:
+    files = SpyingFiles()
+    store = open_store(files)
+    version = put_new(store)
+    held = []
+
+    def try_the_lock() -> None:
+        handle = files.open(ROOT / ".lock")
+        held.append(not files.lock(handle, wait=False))
+        files.close(handle)
+
+    for change in (
+        lambda: store.extend("a/new", version.version_id, START_MS),
+        lambda: store.set_legal_hold("a/new", version.version_id, hold=False),
+        lambda: store.delete("a/new", version.version_id),
+    ):
+        files.after[FsyncSite.OBJECT_CHANGE] = try_the_lock
+        change()
+    assert held == [True] * 3
 
 
 def test_a_removal_that_was_cut_short_is_ended_by_the_next_try() -> None:
@@ -204,6 +240,7 @@ def test_a_failing_call_is_unavailable_and_loses_nothing(number: int, code: int)
         put_many(store)
     assert isinstance(caught.value, Recoverable)
     assert caught.value.remedy
+    assert hidden(files, ".tmp") == []
     # Read before putting again: what is there is whole, what is not can be put.
     for i in range(20):
         there = store.oldest(f"a/{i}")
@@ -214,7 +251,6 @@ def test_a_failing_call_is_unavailable_and_loses_nothing(number: int, code: int)
         assert store.get(made.key, made.version_id) == b"body"
     assert store.get("a/kept", kept.version_id) == b"kept"
     assert open_store(files).head("a/kept", kept.version_id) == kept
-    assert hidden(files, ".tmp") == []
 
 
 def test_a_file_that_the_store_has_no_record_of_is_not_written_over() -> None:

@@ -10,13 +10,14 @@ import pytest
 
 from audit_platform.errors import SealRefused
 from audit_platform.operations import gather, seal
+from audit_platform.operations.closing import due_days
 from audit_platform.operations.completeness import completeness
 from audit_platform.operations.manifests import SEALED_LOCK_MS, named_objects, read_history
 from audit_platform.record import layout, sealed
 from audit_platform.record.columns import hashes_of
 from audit_platform.record.event import event_hash
 from audit_platform_tests import attackers
-from audit_platform_tests.world import DAY, World, open_world, sealed_day
+from audit_platform_tests.world import DAY, GRACE_MS, World, open_world, sealed_day
 
 NEXT = layout.next_day(DAY)
 TENANT = "north"
@@ -276,3 +277,14 @@ def test_of_two_sealers_at_once_the_slower_adopts_the_winners_manifest(
     assert raced
     assert result.adopted
     assert [m.day for m in read_history(world.platform, TENANT).manifests] == [DAY, NEXT]
+
+
+def test_a_body_taken_before_midnight_and_appended_after_it_has_its_day_closed(
+    world: World,
+) -> None:
+    edge = world.edge(TENANT)
+    before_midnight = layout.day_start_ms(DAY) - 5
+    world.ingest(TENANT, [edge.start(before_midnight)], at_ms=before_midnight)
+    world.refuse(TENANT, [b"x"])
+    world.clock.ms = layout.day_end_ms(DAY) + GRACE_MS
+    assert due_days(world.platform, GRACE_MS, "2026-01-01") == [layout.next_day(DAY, -1), DAY]

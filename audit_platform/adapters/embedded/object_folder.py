@@ -17,7 +17,7 @@ import contextlib
 import re
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -55,7 +55,7 @@ def check_key(key: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class VersionRecord:
-    """What a user sees of a version, its number, its draft ("" when changed since), its removal."""
+    """What a user sees of a version; its number; the draft it was put from; whether removed."""
 
     seen: ObjectVersion
     number: int
@@ -214,7 +214,7 @@ class ObjectFolder:
         must not vanish. The draft's record is the sign that it is still to be done, and goes last.
         """
         json_path = self._tmp / f"{record.draft}.json"
-        if not record.draft or self._files.stat(json_path) is None:
+        if self._files.stat(json_path) is None:
             return
         claim = self.record(record.seen.key, record.number)
         self._files.fsync_dir(claim.parent, FsyncSite.OBJECT_CLAIM)
@@ -240,8 +240,7 @@ class ObjectFolder:
         path = self._tmp / f"{uuid.uuid4().hex}.change"
         target = self.record(record.seen.key, record.number)
         try:
-            data = replace(record, draft="").to_bytes()
-            write_file(self._files, path, data, FsyncSite.OBJECT_CHANGE)
+            write_file(self._files, path, record.to_bytes(), FsyncSite.OBJECT_CHANGE)
             self._files.rename(path, target)
         except OSError:
             with contextlib.suppress(OSError):
