@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from enum import StrEnum
 from threading import Lock
 from typing import Final, TextIO
 
+import numpy as np
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -230,13 +230,13 @@ class _BatchHistogram(Collector):
         self._lock = Lock()
 
     def observe(self, values: Iterable[float]) -> None:
-        ordered = sorted(values)
+        ordered = np.sort(np.fromiter(values, np.float64))
         # Cumulative from the start: how many values are at or below each bound.
-        below = [bisect_right(ordered, bound) for bound in self._metric.buckets]
+        below = np.searchsorted(ordered, self._metric.buckets, side="right").tolist()
         with self._lock:
             for n, count in enumerate([*below, len(ordered)]):
                 self._counts[n] += count
-            self._sum += sum(ordered)
+            self._sum += float(ordered.sum())
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         bounds = [*(str(float(b)) for b in self._metric.buckets), "+Inf"]

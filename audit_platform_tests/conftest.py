@@ -1,4 +1,4 @@
-"""What all tests share: Hypothesis without wall-clock limits (CI machines are slow and throttled)."""
+"""What all tests share: Hypothesis without wall-clock limits, since machines are throttled."""
 
 from __future__ import annotations
 

@@ -69,6 +69,7 @@ _MILLISECONDS: Final = np.array([10_000, 1000, 100, 10, 1])
 _LARGEST_DIGITS: Final = np.array([5, 9, 9, 9, 9], np.uint8)
 _NO_TIME: Final = -(2**62)
 _UNKNOWN: Final = -(2**61)
+_NO_HOME: Final = -1
 
 _UUID_DIGITS: Final = [n for n in range(36) if n not in {8, 13, 18, 23}]
 
@@ -103,18 +104,18 @@ class SureLines:
     """
 
     line_count: int
-    lines: list[int]
+    lines: Sequence[int]
     partitions: list[int]
     stored: list[bytes]
     event_time_ms: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """One version of an event type: the schemaRef that it must name, and its validator."""
+#: Whether a decoded payload is valid; for unknown types nothing is.
+_Validator = Callable[[Any], bool]
 
-    schema_ref: bytes
-    is_valid: Callable[[Any], bool]
+
+def _nothing_is_valid(_: object) -> bool:
+    return False
 
 
 class FastCheck:
@@ -124,7 +125,7 @@ class FastCheck:
         self._registry = registry
         self._partitions = partitions
         self._known_types = frozenset(registry.known())
-        self._kinds: dict[bytes, _Kind] = {}
+        self._validators: dict[tuple[bytes, bytes], _Validator] = {}
         self._minutes: dict[bytes, int] = {}
         self._devices: dict[str, dict[bytes, int]] = {}
         self._device_count = 0
@@ -145,26 +146,25 @@ class FastCheck:
         tenants = repeat(tenant_id.encode("ascii"), len(found))
         said = map(b"\n".join, zip(tenants, devices, times, numbers, checksums, strict=True))
         good &= _equal_rows(_event_ids(ms, _sha256(said)), ids)
+        if max(map(len, numbers)) >= _DIGITS_OF_MAX:
+            good &= np.array([int(number) <= MAX_SAFE_INTEGER for number in numbers])
         homes = self._homes(tenant_id, devices)
-        sure_kinds = self._sure_kinds(good, kinds, refs, numbers)
         values = _canonical_values(payloads)
-        sure = [
-            n
-            for n, (kind, home, value) in enumerate(zip(sure_kinds, homes, values, strict=True))
-            if kind is not None and home >= 0 and value is not None and kind.is_valid(value)
-        ]
-        inserted = b',"ingestionTime":"%b"' % ingestion_time
+        if _NO_HOME in homes or None in values:
+            good &= np.array([h != _NO_HOME for h in homes])
+            good &= np.array([value is not None for value in values])
+        checks = zip(good.tolist(), self._schemas(kinds, refs), values, strict=True)
+        sure = [n for n, (is_good, valid, value) in enumerate(checks) if is_good and valid(value)]
         at = ms.tolist()
-        return SureLines(
-            line_count,
-            [lines[n] for n in sure],
-            [homes[n] for n in sure],
-            [b"".join((heads[n], inserted, tails[n])) for n in sure],
-            [at[n] for n in sure],
-        )
+        if len(sure) < len(found):
+            lines, homes, at = ([some[n] for n in sure] for some in (lines, homes, at))
+            heads, tails = ([some[n] for n in sure] for some in (heads, tails))
+        inserted = b',"ingestionTime":"%b"' % ingestion_time
+        stored = [b"".join((head, inserted, tail)) for head, tail in zip(heads, tails, strict=True)]
+        return SureLines(line_count, lines, homes, stored, at)
 
     def _homes(self, tenant_id: str, devices: Sequence[bytes]) -> list[int]:
-        """The partition of each device; -1 for a name that is not well formed."""
+        """The partition of each device; `_NO_HOME` for a name that is not well formed."""
         known = self._devices.setdefault(tenant_id, {})
         homes = [known.get(device, _UNKNOWN) for device in devices]
         if _UNKNOWN not in homes:
@@ -182,7 +182,7 @@ class FastCheck:
 
     def _home(self, tenant_id: str, device: bytes) -> int:
         if _DEVICE.fullmatch(device) is None:
-            return -1
+            return _NO_HOME
         return partition_of(tenant_id, device.decode("ascii"), self._partitions)
 
     def _event_times(self, times: Sequence[bytes]) -> tuple[Ints, Mask]:
@@ -205,38 +205,31 @@ class FastCheck:
         good &= (text[:, 2] == ord(".")) & (text[:, 6] == ord("Z"))
         return at + digits @ _MILLISECONDS, good
 
-    def _sure_kinds(
-        self,
-        good: Mask,
-        kinds: Sequence[bytes],
-        refs: Sequence[bytes],
-        numbers: Sequence[bytes],
-    ) -> list[_Kind | None]:
-        """The kind of each row that is good so far and names its schema; None for the others."""
-        known = self._kinds
-        sure: list[_Kind | None] = []
-        for is_good, text, ref, number in zip(good.tolist(), kinds, refs, numbers, strict=True):
-            kind = known.get(text) or self._learn_kind(text)
-            in_range = len(number) < _DIGITS_OF_MAX or int(number) <= MAX_SAFE_INTEGER
-            fits = is_good and in_range and kind is not None and kind.schema_ref == ref
-            sure.append(kind if fits else None)
-        return sure
+    def _schemas(self, kinds: Sequence[bytes], refs: Sequence[bytes]) -> list[_Validator]:
+        """What judges each payload: the schema of the event's type, when it is the one named."""
+        known = self._validators
+        pairs = list(zip(kinds, refs, strict=True))
+        validators = [known.get(pair, _nothing_is_valid) for pair in pairs]
+        if _nothing_is_valid not in validators:
+            return validators
+        new = {pair for pair in pairs if pair not in known}
+        if len(known) + len(new) > MAX_REMEMBERED:
+            known.clear()
+            new = set(pairs)
+        for pair in new:
+            known[pair] = self._schema(*pair)
+        return [known[pair] for pair in pairs]
 
-    def _learn_kind(self, text: bytes) -> _Kind | None:
-        m = _KIND.fullmatch(text)
+    def _schema(self, kind: bytes, ref: bytes) -> _Validator:
+        m = _KIND.fullmatch(kind)
         if m is None:
-            return None
+            return _nothing_is_valid
         name, version = m["type"].decode("ascii"), int(m["version"])
         if (name, version) not in self._known_types:
-            return None
-        kind = _Kind(
-            self._registry.schema_ref(name, version).encode("ascii"),
-            self._registry.validator(name, version).is_valid,
-        )
-        if len(self._kinds) >= MAX_REMEMBERED:
-            self._kinds.clear()
-        self._kinds[text] = kind
-        return kind
+            return _nothing_is_valid
+        if self._registry.schema_ref(name, version).encode("ascii") != ref:
+            return _nothing_is_valid
+        return self._registry.validator(name, version).is_valid
 
 
 def _minute_ms(minute: bytes) -> int:
@@ -336,9 +329,14 @@ def _doubtful(joined: bytes, texts: Sequence[bytes]) -> list[int]:
     odd = [exponent, point[_ENDS_NUMBER[data[point + 2]]]]
     if not joined.isascii():
         odd.append(np.flatnonzero(data >= _FIRST_BEYOND_BMP))
-    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + len(_FENCE_BYTES))
     # `[` and `{` differ in one bit. Counted also inside strings: then it is only looked at again.
-    brackets = np.searchsorted(np.flatnonzero(data | 0x20 == ord("{")), ends)
-    deep = np.flatnonzero(np.diff(brackets, prepend=0) >= MAX_DEPTH)
-    rows = np.searchsorted(ends, np.concatenate(odd), side="right")
-    return sorted({*rows.tolist(), *deep.tolist()})
+    brackets = np.flatnonzero(data | 0x20 == ord("{"))
+    # Where so many of them stand in less room than the longest payload, one may be nested deeply.
+    spread = brackets[MAX_DEPTH - 1 :] - brackets[: 1 - MAX_DEPTH]
+    odd.append(brackets[: len(spread)][spread < max(map(len, texts))])
+    at = np.concatenate(odd)
+    if not at.size:
+        return []
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + len(_FENCE_BYTES))
+    rows = np.searchsorted(ends, at, side="right")
+    return sorted(set(rows.tolist()))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -106,8 +107,8 @@ class Keeper:
         telemetry = self._telemetry
         telemetry.count(INGEST_ACCEPTED, len(checked.skews_ms))
         telemetry.observe(INGEST_SKEW_SECONDS, [ms / 1000 for ms in checked.skews_ms])
-        for line in checked.refused:
-            telemetry.count(INGEST_REFUSED, slug=line.refusal.slug)
+        for slug, count in Counter(line.refusal.slug for line in checked.refused).items():
+            telemetry.count(INGEST_REFUSED, count, slug=slug)
         telemetry.count(INGEST_BODY_BYTES, wire_bytes, form="wire")
         telemetry.count(INGEST_BODY_BYTES, plain_bytes, form="plain")
 

@@ -2,7 +2,7 @@
 
 Belongs here: the bytes of a segment, finding the end of what is whole, reading from an offset.
 Does not: topics, who may append, when something is durable (`partition.py`, the edge's spool).
-Source: `README.md` beside this file; byte by byte in `docs/formats.md`.
+Source: `README.md` beside this file.
 
 A segment is a header and then frames, one frame per commit. All numbers are big-endian.
 
