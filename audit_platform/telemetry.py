@@ -18,6 +18,7 @@ from threading import Lock
 from typing import Final, TextIO
 
 import numpy as np
+import numpy.typing as npt
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -225,14 +226,15 @@ class _BatchHistogram(Collector):
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
+        self._bounds = np.array(metric.buckets)
         self._counts = [0] * (len(metric.buckets) + 1)
         self._sum = 0.0
         self._lock = Lock()
 
-    def observe(self, values: Iterable[float]) -> None:
-        ordered = np.sort(np.fromiter(values, np.float64))
+    def observe(self, values: npt.ArrayLike) -> None:
+        ordered = np.sort(np.asarray(values, np.float64))
         # Cumulative from the start: how many values are at or below each bound.
-        below = np.searchsorted(ordered, self._metric.buckets, side="right").tolist()
+        below = np.searchsorted(ordered, self._bounds, side="right").tolist()
         with self._lock:
             for n, count in enumerate([*below, len(ordered)]):
                 self._counts[n] += count
@@ -282,8 +284,8 @@ class Telemetry:
         gauge = self._gauges[metric.name]
         (gauge.labels(**labels) if labels else gauge).set(value)
 
-    def observe(self, metric: Metric, values: Iterable[float]) -> None:
-        """Put a batch of values into a histogram."""
+    def observe(self, metric: Metric, values: npt.ArrayLike) -> None:
+        """Put a batch of values (a list or array of numbers) into a histogram."""
         self._histograms[metric.name].observe(values)
 
     def text(self) -> bytes:

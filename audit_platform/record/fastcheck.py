@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
@@ -105,9 +105,9 @@ class SureLines:
 
     line_count: int
     lines: Sequence[int]
-    partitions: list[int]
+    partitions: Sequence[int]
     stored: list[bytes]
-    event_time_ms: list[int]
+    event_time_ms: Ints
 
 
 #: Whether a decoded payload is valid; for unknown types nothing is.
@@ -137,10 +137,9 @@ class FastCheck:
         """
         line_count, lines, found = _matches(block, _pattern(tenant_id))
         if not found:
-            return SureLines(line_count, [], [], [], [])
-        heads, checksums, devices, ids, times, kinds, tails, payloads, refs, numbers = zip(
-            *found, strict=True
-        )
+            return SureLines(line_count, [], [], [], np.zeros(0, np.int64))
+        columns: Iterator[Sequence[bytes]] = zip(*found, strict=True)
+        heads, checksums, devices, ids, times, kinds, tails, payloads, refs, numbers = columns
         ms, good = self._event_times(times)
         good &= _equal_rows(_hex(_sha256(payloads)), checksums)
         tenants = repeat(tenant_id.encode("ascii"), len(found))
@@ -155,13 +154,13 @@ class FastCheck:
             good &= np.array([value is not None for value in values])
         checks = zip(good.tolist(), self._schemas(kinds, refs), values, strict=True)
         sure = [n for n, (is_good, valid, value) in enumerate(checks) if is_good and valid(value)]
-        at = ms.tolist()
         if len(sure) < len(found):
-            lines, homes, at = ([some[n] for n in sure] for some in (lines, homes, at))
-            heads, tails = ([some[n] for n in sure] for some in (heads, tails))
+            lines, homes = [lines[n] for n in sure], [homes[n] for n in sure]
+            heads, tails = [heads[n] for n in sure], [tails[n] for n in sure]
+            ms = ms[sure]
         inserted = b',"ingestionTime":"%b"' % ingestion_time
         stored = [b"".join((head, inserted, tail)) for head, tail in zip(heads, tails, strict=True)]
-        return SureLines(line_count, lines, homes, stored, at)
+        return SureLines(line_count, lines, homes, stored, ms)
 
     def _homes(self, tenant_id: str, devices: Sequence[bytes]) -> list[int]:
         """The partition of each device; `_NO_HOME` for a name that is not well formed."""

@@ -20,6 +20,7 @@ import zstandard
 from audit_platform.errors import EventRefused
 from audit_platform.ports import NewRecord
 from audit_platform.record import deadletter, layout
+from audit_platform.record.columns import Ints
 from audit_platform.record.deadletter import Body, DeadLetter, Refusal
 from audit_platform.record.event import (
     EventLink,
@@ -124,7 +125,7 @@ class CheckedBody:
     batch_id: str
     tenant_id: str
     refused: list[RefusedLine] = field(default_factory=list)
-    skews_ms: list[int] = field(default_factory=list)
+    skews_ms: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     events: list[NewRecord] = field(default_factory=list)
     dead_letters: list[NewRecord] = field(default_factory=list)
 
@@ -137,12 +138,8 @@ class _Work:
     origin: Body
     ingestion_time: bytes
     groups: defaultdict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
-    event_times_ms: list[int] = field(default_factory=list)
+    event_times_ms: list[Ints] = field(default_factory=list)
     entries: list[DeadLetter] = field(default_factory=list)
-
-    def keep(self, partition: int, stored: bytes, event_time_ms: int) -> None:
-        self.groups[partition].append(stored)
-        self.event_times_ms.append(event_time_ms)
 
 
 def _blocks(body: bytes) -> Iterator[bytes]:
@@ -194,9 +191,9 @@ class BodyChecker:
         lines_before = 0
         for block in _blocks(body):
             lines_before += self._check_block(work, block, lines_before)
-        if not work.event_times_ms and not work.entries:
+        if not work.groups and not work.entries:
             raise Problem("empty_body", "the body holds no event", remedy="send one event a line")
-        checked.skews_ms = [at - now_ms for at in work.event_times_ms]
+        checked.skews_ms = np.concatenate([*work.event_times_ms, checked.skews_ms]) - now_ms
         for partition, lines in work.groups.items():
             checked.events += _records(tenant_id, partition, lines)
         checked.dead_letters = list(self._dead_letter_records(work.origin, work.entries))
@@ -205,18 +202,19 @@ class BodyChecker:
     def _check_block(self, work: _Work, block: bytes, lines_before: int) -> int:
         """Check a block of lines; returns their number."""
         sure = self._fast.check(block, work.origin.tenant_id, work.ingestion_time)
+        work.event_times_ms.append(sure.event_time_ms)
+        groups = work.groups
+        rows = zip(sure.partitions, sure.stored, strict=True)
         if len(sure.lines) == sure.line_count:
-            for partition, stored in zip(sure.partitions, sure.stored, strict=True):
-                work.groups[partition].append(stored)
-            work.event_times_ms += sure.event_time_ms
+            for partition, stored in rows:
+                groups[partition].append(stored)
             return sure.line_count
-        rows = iter(zip(sure.lines, sure.partitions, sure.stored, sure.event_time_ms, strict=True))
-        row = next(rows, None)
+        # In the order of the lines, so that each device's events keep theirs.
+        sure_lines = frozenset(sure.lines)
         for number, line in enumerate(block[:-1].split(b"\n")):
-            # In the order of the lines, so that each device's events keep theirs.
-            if row is not None and row[0] == number:
-                work.keep(*row[1:])
-                row = next(rows, None)
+            if number in sure_lines:
+                partition, stored = next(rows)
+                groups[partition].append(stored)
             elif line.strip(_BLANK):
                 self._check_line(work, lines_before + number + 1, line)
         return sure.line_count
@@ -232,7 +230,8 @@ class BodyChecker:
         except BaseException as e:  # noqa: BLE001 - a panic of a Rust validator is no Exception; signals reach the main thread only
             self._refuse(work, number, line, e)
         else:
-            work.keep(home, stored, event.event_time_ms)
+            work.groups[home].append(stored)
+            work.event_times_ms.append(np.array([event.event_time_ms], np.int64))
 
     @staticmethod
     def _refuse(work: _Work, number: int, line: bytes, error: BaseException) -> None:
