@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from audit_platform.ports import Objects
 from audit_platform.record import sealed
-from audit_platform.record.columns import Mask, hash_column, ints_of, text_at
+from audit_platform.record.columns import Mask, hash_column, ints_of, texts_at
 from audit_platform.record.manifest import Manifest
 
 
@@ -40,9 +40,9 @@ class HeldRows:
         starts = np.flatnonzero(~sealed.same_chain_as_before(rows, None))
         ends = [*starts[1:].tolist(), len(rows)]
         sequence = ints_of(rows["sequence_number"])
-        for start, end in zip(starts.tolist(), ends, strict=True):
-            device = text_at(rows["device_id"], start)
-            place = (device, text_at(rows["chain_id"], start))
+        devices, chains = texts_at(rows["device_id"], starts), texts_at(rows["chain_id"], starts)
+        places = zip(devices, chains, strict=True)
+        for start, end, place in zip(starts.tolist(), ends, places, strict=True):
             first, last = int(sequence[start]), int(sequence[end - 1])
             for held_first, held_last, manifest in self._spans.get(place, ()):
                 if held_first <= last and first <= held_last:

@@ -86,10 +86,15 @@ def hex_text(hashes: Hashes) -> pa.StringArray:
     return fixed_text(_HEX_OF_BYTE[hashes].view(np.uint8).reshape(len(hashes), 64))
 
 
-def text_at(column: pa.Array, i: int) -> str:
-    """One value of a string column for people and comparisons, also when it is not UTF-8."""
-    value: bytes = column[int(i)].cast(pa.binary()).as_py()
-    return value.decode("utf-8", errors="backslashreplace")
+def texts_at(column: pa.Array, rows: npt.NDArray[np.int64]) -> list[str]:
+    """Values of a string column for people and comparisons, also where they are not UTF-8."""
+    values: list[bytes] = column.take(pa.array(rows)).cast(pa.binary()).to_pylist()
+    return [value.decode("utf-8", errors="backslashreplace") for value in values]
+
+
+def text_at(column: pa.Array, row: int) -> str:
+    """One such value; many are cheaper together."""
+    return texts_at(column, np.array([row], dtype=np.int64))[0]
 
 
 def hash_column(hashes: Hashes) -> pa.FixedSizeBinaryArray:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from audit_platform.record import merkle, sealed
 from audit_platform.record.chain import ChainWalker, Finding
 from audit_platform.record.columns import (
+    Ints,
     Mask,
     blocks,
     canonical_lines,
@@ -26,6 +27,7 @@ from audit_platform.record.columns import (
     ints_of,
     sha256_column,
     text_at,
+    texts_at,
 )
 from audit_platform.record.edges import SIGNED_TYPES
 
@@ -202,14 +204,21 @@ def _in_order(rows: pa.RecordBatch, before: sealed.LastRow | None) -> Mask:
     ok: Mask = ~same | (step > 0)
     for i in np.flatnonzero(same & (step == 0)).tolist():
         ok[i] = hash_before[i].tobytes() < hashes[i].tobytes()
-    device, chain = rows["device_id"], rows["chain_id"]
-    for i in np.flatnonzero(~same).tolist():
-        here = (text_at(device, i), text_at(chain, i))
+    # Only where another chain begins are names compared: the first row of each, and the one before.
+    begins = np.flatnonzero(~same)
+    here = _places(rows, begins)
+    last = _places(rows, np.maximum(begins - 1, 0))
+    for i, place, place_before in zip(begins.tolist(), here, last, strict=True):
         if i:
-            ok[i] = (text_at(device, i - 1), text_at(chain, i - 1)) < here
+            ok[i] = place_before < place
         elif before is not None:
-            ok[i] = (before.device_id, before.chain_id) < here
+            ok[i] = (before.device_id, before.chain_id) < place
     return ok
+
+
+def _places(rows: pa.RecordBatch, at: Ints) -> list[tuple[str, str]]:
+    devices, chains = texts_at(rows["device_id"], at), texts_at(rows["chain_id"], at)
+    return list(zip(devices, chains, strict=True))
 
 
 def _name_rows(

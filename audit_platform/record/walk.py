@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audit_platform.record.columns import Hashes, Ints, Mask, text_at
+from audit_platform.record.columns import Hashes, Ints, Mask, texts_at
 from audit_platform.record.spans import ChainSpan, Finding, Gap, Verdict
 
 
@@ -115,7 +115,6 @@ class _Block:
         before: _Open | None,
     ) -> None:
         n = len(sequence)
-        self._devices, self._chains = device_id, chain_id
         self.sequence, self.event_hash, self.prev_hash = sequence, event_hash, prev_hash
         #: Rows of another chain than the row before.
         self.begins = np.ones(n, dtype=np.bool_)
@@ -125,7 +124,16 @@ class _Block:
         self.step[1:] = sequence[1:] - sequence[:-1]
         linked = np.zeros(n, dtype=np.bool_)
         linked[1:] = _equal(prev_hash[1:], event_hash[:-1])
-        here = (text_at(device_id, 0), text_at(chain_id, 0))
+        starts = np.flatnonzero(self.begins)
+        #: (deviceId, chainId) at each row that another chain's row stands before.
+        self._names = dict(
+            zip(
+                starts.tolist(),
+                zip(texts_at(device_id, starts), texts_at(chain_id, starts), strict=True),
+                strict=True,
+            )
+        )
+        here = self._names[0]
         if before is not None and here == (before.device_id, before.chain_id):
             self.begins[0] = False
             self.step[0] = int(sequence[0]) - before.last_sequence
@@ -153,8 +161,7 @@ class _Block:
     def opened(self, a: int) -> _Open:
         """A chain that begins at row a."""
         return _Open(
-            text_at(self._devices, a),
-            text_at(self._chains, a),
+            *self._names[a],
             int(self.sequence[a]),
             self.prev_hash[a].tobytes().hex(),
         )
