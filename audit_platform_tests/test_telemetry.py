@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,26 +87,30 @@ def test_a_metric_that_was_not_named_is_an_error() -> None:
     with pytest.raises(KeyError):
         shown.set(INGEST_INFLIGHT_BODIES, 1)
     with pytest.raises(KeyError):
-        shown.observe(INGEST_SKEW_SECONDS, [1.0])
+        shown.observe(INGEST_SKEW_SECONDS, np.array([1.0]))
+    with pytest.raises(KeyError):
+        shown.observe_one(INGEST_SKEW_SECONDS, 1.0)
 
 
 @given(st.lists(st.lists(st.floats(-1e6, 1e6)), max_size=4))
 def test_a_histogram_counts_batches_as_if_each_value_came_alone(batches: list[list[float]]) -> None:
-    shown = Telemetry([INGEST_SKEW_SECONDS])
+    shown, alone = Telemetry([INGEST_SKEW_SECONDS]), Telemetry([INGEST_SKEW_SECONDS])
     for batch in batches:
-        shown.observe(INGEST_SKEW_SECONDS, batch)
+        shown.observe(INGEST_SKEW_SECONDS, np.array(batch))
+        alone.observe_one(INGEST_SKEW_SECONDS, sum(batch))
     values = [value for batch in batches for value in batch]
-    read = samples(shown)
-    for bound in INGEST_SKEW_SECONDS.buckets:
-        at_or_below = sum(value <= bound for value in values)
-        assert read["audit_ingest_skew_seconds_bucket", (("le", str(float(bound))),)] == at_or_below
-    assert read["audit_ingest_skew_seconds_bucket", (("le", "+Inf"),)] == len(values)
+    for read, wanted in ((samples(shown), values), (samples(alone), list(map(sum, batches)))):
+        for bound in INGEST_SKEW_SECONDS.buckets:
+            label = (("le", str(float(bound))),)
+            at_or_below = sum(value <= bound for value in wanted)
+            assert read["audit_ingest_skew_seconds_bucket", label] == at_or_below
+        assert read["audit_ingest_skew_seconds_bucket", (("le", "+Inf"),)] == len(wanted)
 
 
 def test_a_histogram_of_durations_has_sum_and_count() -> None:
     shown = Telemetry([INGEST_APPEND_SECONDS])
-    shown.observe(INGEST_APPEND_SECONDS, [0.001, 0.5])
-    shown.observe(INGEST_APPEND_SECONDS, [100])
+    shown.observe(INGEST_APPEND_SECONDS, np.array([0.001, 0.5]))
+    shown.observe_one(INGEST_APPEND_SECONDS, 100)
     read = samples(shown)
     assert read["audit_ingest_append_seconds_count", ()] == 3
     assert read["audit_ingest_append_seconds_sum", ()] == pytest.approx(100.501)

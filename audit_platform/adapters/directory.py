@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from itertools import count
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -42,15 +43,22 @@ class DirectorySource:
             raise ObjectNotFound(f"{key} is not in {self._root}") from e
 
     def hidden(self, key: str) -> str:
-        """What the embedded store's version records say lies over the oldest version."""
-        folder = self._root / ".meta" / key
-        paths = sorted(
-            (p for p in folder.glob("*.json") if p.stem.isdigit()), key=lambda p: int(p.stem)
-        )
-        records = [(int(p.stem), orjson.loads(p.read_bytes())) for p in paths]
-        for number, record in records[1:]:
-            if record.get("isDeleteMarker"):
+        """What the embedded store's version records say lies over the oldest version, or ""."""
+        oldest: dict[str, Any] | None = None
+        for number in count(1):  # as the store reads them: numbers have no holes
+            path = self._root / ".meta" / f"{key}@{number}.json"
+            try:
+                record = orjson.loads(path.read_bytes())
+                removed, marker, sha256 = (record[n] for n in ("removed", "deleteMarker", "sha256"))
+            except (FileNotFoundError, NotADirectoryError):
+                break
+            except (OSError, ValueError, KeyError, TypeError):
+                return f"its version record {path.name} cannot be read"
+            if removed:
+                continue
+            if oldest is not None and marker:
                 return "a delete marker lies over the object"
-            if record.get("sha256") != records[0][1].get("sha256"):
+            if oldest is not None and sha256 != oldest["sha256"]:
                 return f"a newer version with other bytes (number {number}) lies over it"
+            oldest = oldest or record
         return ""

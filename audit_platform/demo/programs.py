@@ -56,7 +56,8 @@ def choose_ports(wanted: Settings) -> Ports:
         taken.append(free_port(port, taken))
         if taken[-1] != port:
             moved.append(f"port {port} is busy: {name} is on {taken[-1]}")
-    return Ports(*taken, tuple(moved))
+    ingest, archive, ui, code = taken
+    return Ports(ingest, archive, ui, code, tuple(moved))
 
 
 def settings_of(

@@ -295,7 +295,8 @@ class Story:
         run_id = next(iter(runs.values())).run_id
         verdict = "every proof held" if all(p.held for p in proved) else "NOT every proof held"
         self._display.say(f"verdict: {verdict}")
-        self._display.say(f"Dagster: {ui}  this seal: {ui}/runs/{run_id}")
+        when = " (make dagster brings it back)" if self._options.exit else ""
+        self._display.say(f"Dagster: {ui}  this seal: {ui}/runs/{run_id}{when}")
         self._display.say(f"data: {stage.home.root}  logs: {stage.home.logs}")
         keys = " ".join(proofs.key_arguments(stage.home))
         program = Path(sys.executable).with_name("audit-platform")

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import orjson
 import pytest
 
 from audit_platform.demo.home import DemoHome, scaled_clock
@@ -118,20 +119,33 @@ def _next_run_can_go_on(home: Path, tenants: list[str]) -> None:
     assert clock.wall_start_ms == state.wall_ms
 
 
+def _start(home: Path, first_port: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        _command(home),
+        env=_environment(first_port),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _wait_for(demo: subprocess.Popen[str], words: str) -> None:
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if words in line:
+            return
+    assert demo.stderr is not None
+    pytest.fail(f"it never said {words!r}: {demo.stderr.read()}")
+
+
 @pytest.mark.timeout(LIMIT_SECONDS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_demo_that_is_ended_at_once_leaves_nothing_running_and_can_be_gone_on_with(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     home = tmp_path / "demo"
-    with subprocess.Popen(
-        _command(home), env=_environment(8541 + 20 * (number == signal.SIGINT)),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as demo:  # fmt: skip
-        assert demo.stdout is not None
-        for line in demo.stdout:
-            if "services start" in line:
-                break
+    with _start(home, 8541 + 20 * (number == signal.SIGINT)) as demo:
+        _wait_for(demo, "services start")
         assert _left(home)
         demo.send_signal(number)
         _, said = demo.communicate(timeout=LIMIT_SECONDS)
@@ -139,6 +153,42 @@ def test_a_demo_that_is_ended_at_once_leaves_nothing_running_and_can_be_gone_on_
     assert "goes on from here" in said
     assert _left(home) == []
     assert DemoHome(home).load() is not None
+
+
+@pytest.mark.timeout(LIMIT_SECONDS)
+def test_a_service_that_dies_ends_the_demo_which_names_its_log_and_leaves_nothing_running(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "demo"
+    with _start(home, 8581) as demo:
+        _wait_for(demo, "edges send")
+        os.kill(orjson.loads((home / "children.json").read_bytes())[0], signal.SIGKILL)
+        _, said = demo.communicate(timeout=LIMIT_SECONDS)
+    assert demo.returncode == 1
+    assert "ingest-gateway ended with code -9" in said
+    assert str(home / "logs" / "ingest-gateway.log") in said
+    assert _left(home) == []
+
+
+@pytest.mark.timeout(LIMIT_SECONDS)
+def test_a_demo_that_was_killed_does_not_wedge_the_next_one(tmp_path: Path) -> None:
+    home = tmp_path / "demo"
+    with _start(home, 8601) as killed:
+        _wait_for(killed, "edges send")
+        killed.kill()
+        killed.communicate(timeout=LIMIT_SECONDS)
+    seen = DemoHome(home).load()
+    assert seen is not None
+    with _start(home, 8601) as demo:
+        _wait_for(demo, "edges send")
+        demo.terminate()
+        demo.communicate(timeout=LIMIT_SECONDS)
+    assert demo.returncode == 130
+    assert _left(home) == []
+    again = DemoHome(home).load()
+    assert again is not None
+    assert again.day == seen.day
+    assert again.wall_ms >= seen.wall_ms
 
 
 def test_before_the_first_run_there_is_no_environment_to_print(tmp_path: Path) -> None:

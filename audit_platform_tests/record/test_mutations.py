@@ -257,13 +257,27 @@ def test_recomputed_hashes_and_manifest_without_the_key_are_found(
         assert {e.day for e in report.findings if e.step is Step.SIGNATURE} == {DAY, NEXT}
 
 
-def test_swapped_rows_are_found_though_every_hash_of_files_is_recomputed(
-    record: Sealed, copy: Path
+@pytest.mark.parametrize("signed", [False, True])
+def test_swapped_rows_are_found_and_named_though_every_hash_and_root_is_recomputed(
+    record: Sealed, copy: Path, *, signed: bool
 ) -> None:
-    first = attackers.manifests_in(copy, TENANT)[0]
-    rows = attackers.swapped(attackers.rows_of(copy, first), 4, 5)
-    with pytest.raises(ValueError, match="sorted"):
-        attackers.rewrite(copy, first, rows)
+    first, second = attackers.manifests_in(copy, TENANT)
+    rows = attackers.rows_of(copy, first)
+    forged = attackers.rewrite(copy, first, attackers.swapped(rows, 4, 5))
+    if signed:  # also when it was the holder of the key who swapped them
+        forged = attackers.sign(forged, record.private)
+        second = attackers.sign(replace(second, previous=forged.sha256), record.private)
+    else:
+        forged = attackers.keep_old_signature(forged)
+    attackers.put_manifests(copy, [forged, second])
+    report = record.fsck(copy)
+    assert report.exit_code == 1
+    if signed:
+        named = [e for e in report.findings if e.step is Step.ROWS]
+        assert 5 in {e.row for e in named}
+        assert all(e.device_id and e.sequence is not None for e in named)
+    else:
+        assert Step.SIGNATURE in steps(report)
 
 
 def test_an_object_added_and_named_is_found(record: Sealed, copy: Path) -> None:

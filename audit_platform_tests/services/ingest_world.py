@@ -94,6 +94,7 @@ class World:
     platform: Platform
     clock: ManualClock
     app: IngestGateway
+    server: Server
     port: int
     secret: str
     pool: urllib3.HTTPConnectionPool = field(init=False)
@@ -173,21 +174,21 @@ def open_world(
         _, secret = platform.metadata.add_api_key(TENANT, Role.EDGE, START_MS)
         seen = replace(platform, log=log or platform.log, metadata=metadata or platform.metadata)
         app = IngestGateway(seen, "gateway-1", **gateway)
-        with serving(app) as port:
-            yield World(platform, clock, app, port, secret)
+        with serving(app) as (server, port):
+            yield World(platform, clock, app, server, port, secret)
     finally:
         platform.close()
 
 
 @contextmanager
-def serving(app: IngestGateway) -> Iterator[int]:
-    """The port of the app's server, which runs in a thread."""
+def serving(app: IngestGateway) -> Iterator[tuple[Server, int]]:
+    """The app's server, which runs in a thread, and its port."""
     sock = free_socket()
-    server: Server = make_server(app)
+    server = make_server(app)
     thread = threading.Thread(target=serve, args=(server, sock))
     thread.start()
     try:
-        yield sock.getsockname()[1]
+        yield server, sock.getsockname()[1]
     finally:
         server.should_exit = True
         thread.join(SECONDS)
