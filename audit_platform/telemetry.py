@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from threading import Lock
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -231,14 +232,21 @@ class _BatchHistogram(Collector):
         self._sum = 0.0
         self._lock = Lock()
 
-    def observe(self, values: npt.ArrayLike) -> None:
-        ordered = np.sort(np.asarray(values, np.float64))
+    def observe(self, values: npt.NDArray[np.floating[Any]]) -> None:
+        ordered = np.sort(values)
         # Cumulative from the start: how many values are at or below each bound.
         below = np.searchsorted(ordered, self._bounds, side="right").tolist()
         with self._lock:
             for n, count in enumerate([*below, len(ordered)]):
                 self._counts[n] += count
             self._sum += float(ordered.sum())
+
+    def observe_one(self, value: float) -> None:
+        first = bisect_left(self._metric.buckets, value)
+        with self._lock:
+            for n in range(first, len(self._counts)):
+                self._counts[n] += 1
+            self._sum += value
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         bounds = [*(str(float(b)) for b in self._metric.buckets), "+Inf"]
@@ -284,9 +292,13 @@ class Telemetry:
         gauge = self._gauges[metric.name]
         (gauge.labels(**labels) if labels else gauge).set(value)
 
-    def observe(self, metric: Metric, values: npt.ArrayLike) -> None:
-        """Put a batch of values (a list or array of numbers) into a histogram."""
+    def observe(self, metric: Metric, values: npt.NDArray[np.floating[Any]]) -> None:
+        """Put a batch of values into a histogram."""
         self._histograms[metric.name].observe(values)
+
+    def observe_one(self, metric: Metric, value: float) -> None:
+        """Put one value into a histogram."""
+        self._histograms[metric.name].observe_one(value)
 
     def text(self) -> bytes:
         """All metrics in Prometheus text format; send it as `METRICS_CONTENT_TYPE`."""

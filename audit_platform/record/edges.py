@@ -24,12 +24,12 @@ SIGNED_TYPES: Final = (CHAIN_START, LOSS)
 
 @dataclass(frozen=True, slots=True)
 class EdgeProblem:
-    """A signed event that cannot be believed."""
+    """A signed event that cannot be believed. Its place is empty where it is not JSON."""
 
     reason: str
     device_id: str
     chain_id: str
-    sequence: int
+    sequence: int | None
 
 
 @dataclass(slots=True)
@@ -46,7 +46,11 @@ def edge_facts(lines: Iterable[bytes], edge_keys: Mapping[str, str]) -> EdgeFact
     """Read canonical signed events; `edge_keys` maps key ids to public keys in hex."""
     facts = EdgeFacts()
     for line in lines:
-        event: dict[str, Any] = orjson.loads(line)
+        try:
+            event: dict[str, Any] = orjson.loads(line)
+        except orjson.JSONDecodeError as e:
+            facts.problems.append(EdgeProblem(f"a signed event is not JSON: {e}", "", "", None))
+            continue
         place = (event["deviceId"], event["chainId"], event["sequenceNumber"])
         problem = problem_of_signed_event(event, edge_keys)
         if problem:

@@ -58,6 +58,7 @@ _FENCE: Final = "".join(secrets.choice("ghijklmnopqrstuv") for _ in range(20))
 _FENCE_BYTES: Final = b',"%b",' % _FENCE.encode("ascii")
 
 _FIRST_BEYOND_BMP: Final = 0xF0  # as the first byte of a character
+_HEX_DIGITS: Final = b"0123456789abcdef"
 _ENDS_NUMBER: Final = np.isin(np.arange(256), np.frombuffer(b",]}", np.uint8))
 _HEX_OF_BYTE: Final = np.frombuffer(bytes(range(256)).hex().encode(), np.uint16)
 
@@ -79,18 +80,21 @@ def _pattern(tenant_id: str) -> re.Pattern[bytes]:
     """A whole line of a tenant, with its line feed.
 
     Groups: all before the ingestionTime, checksum, deviceId, eventId, eventTime, type to hospital,
-    all after the ingestionTime, payload, schemaRef, sequenceNumber. Names are any text here: they
-    are looked up, and those not seen before are looked at.
+    all after the ingestionTime, payload, prevHash, schemaRef, sequenceNumber. Names are any text
+    here: they are looked up, and those not seen before are looked at. Fields of fixed length are
+    any bytes, line feeds too, over which the matcher jumps: they are compared by the block.
     """
     name = rb'[^"]{1,128}'
+    fixed = rb"((?s:.{%d}))"
+    hash_, uuid, time = fixed % 64, fixed % 36, fixed % 24
     return re.compile(
-        rb'^(\{"chainId":"[0-9a-f]{16}","checksum":"(.{64})",'
+        rb'^(\{"chainId":"[0-9a-f]{16}","checksum":"%b",'
         rb'"criticality":"(?:critical|high|low|normal)","deviceId":"(%b)",'
-        rb'"eventId":"(.{36})","eventTime":"(.{24})",'
+        rb'"eventId":"%b","eventTime":"%b",'
         rb'"eventType":"(%b","eventVersion":[1-9][0-9]{0,2},"hospitalId":"%b"))'
-        rb'(,"payload":(\{.*\}),"prevHash":"[0-9a-f]{64}","schemaRef":"(%b)",'
+        rb'(,"payload":(\{.*\}),"prevHash":"%b","schemaRef":"(%b)",'
         rb'"sequenceNumber":(0|[1-9][0-9]{0,15}),"tenantId":"%b"\}\n)'
-        % (name, name, name, name, re.escape(tenant_id.encode("ascii"))),
+        % (hash_, name, uuid, time, name, name, hash_, name, re.escape(tenant_id.encode("ascii"))),
         re.MULTILINE,
     )
 
@@ -99,14 +103,13 @@ def _pattern(tenant_id: str) -> re.Pattern[bytes]:
 class SureLines:
     """What is certain about a block: one entry for each *sure* line, in their order.
 
-    `line_count` counts all lines. `lines` are numbers from 0, `partitions` where their devices
-    belong, `stored` the stored lines with their line end, `event_time_ms` milliseconds since 1970.
+    `lines` are numbers from 0, `partitions` where their devices belong, `stored` the pieces whose
+    join is the stored line with its line end, `event_time_ms` milliseconds since 1970.
     """
 
-    line_count: int
     lines: Sequence[int]
     partitions: Sequence[int]
-    stored: list[bytes]
+    stored: Sequence[tuple[bytes, ...]]
     event_time_ms: Ints
 
 
@@ -130,21 +133,28 @@ class FastCheck:
         self._devices: dict[str, dict[bytes, int]] = {}
         self._device_count = 0
 
-    def check(self, block: bytes, tenant_id: str, ingestion_time: bytes) -> SureLines:
+    def check(
+        self, block: bytes, line_count: int, tenant_id: str, ingestion_time: bytes
+    ) -> SureLines:
         """Look at the lines of one tenant in `block`, each of which ends with a line feed.
 
-        `ingestion_time` is 24 ASCII bytes; each sure line is stored with it.
+        `line_count` is their number. `ingestion_time` is 24 ASCII bytes; each sure line is stored
+        with it.
         """
-        line_count, lines, found = _matches(block, _pattern(tenant_id))
+        lines, found = _matches(block, line_count, _pattern(tenant_id))
         if not found:
-            return SureLines(line_count, [], [], [], np.zeros(0, np.int64))
+            return SureLines([], [], [], np.zeros(0, np.int64))
         columns: Iterator[Sequence[bytes]] = zip(*found, strict=True)
-        heads, checksums, devices, ids, times, kinds, tails, payloads, refs, numbers = columns
+        heads, checksums, devices, ids, times, kinds, tails, payloads, prevs, refs, numbers = (
+            columns
+        )
         ms, good = self._event_times(times)
         good &= _equal_rows(_hex(_sha256(payloads)), checksums)
         tenants = repeat(tenant_id.encode("ascii"), len(found))
         said = map(b"\n".join, zip(tenants, devices, times, numbers, checksums, strict=True))
         good &= _equal_rows(_event_ids(ms, _sha256(said)), ids)
+        if b"".join(prevs).translate(None, _HEX_DIGITS):
+            good &= np.array([not prev.translate(None, _HEX_DIGITS) for prev in prevs])
         if max(map(len, numbers)) >= _DIGITS_OF_MAX:
             good &= np.array([int(number) <= MAX_SAFE_INTEGER for number in numbers])
         homes = self._homes(tenant_id, devices)
@@ -159,8 +169,9 @@ class FastCheck:
             heads, tails = [heads[n] for n in sure], [tails[n] for n in sure]
             ms = ms[sure]
         inserted = b',"ingestionTime":"%b"' % ingestion_time
-        stored = [b"".join((head, inserted, tail)) for head, tail in zip(heads, tails, strict=True)]
-        return SureLines(line_count, lines, homes, stored, ms)
+        # Joined only once, into the value of a log record.
+        stored = list(zip(heads, repeat(inserted, len(sure)), tails, strict=True))
+        return SureLines(lines, homes, stored, ms)
 
     def _homes(self, tenant_id: str, devices: Sequence[bytes]) -> list[int]:
         """The partition of each device; `_NO_HOME` for a name that is not well formed."""
@@ -239,23 +250,25 @@ def _minute_ms(minute: bytes) -> int:
 
 
 def _matches(
-    block: bytes, pattern: re.Pattern[bytes]
-) -> tuple[int, Sequence[int], list[tuple[bytes, ...]]]:
-    """How many lines there are, and the number and the groups of those with an event's shape."""
+    block: bytes, line_count: int, pattern: re.Pattern[bytes]
+) -> tuple[Sequence[int], list[tuple[bytes, ...]]]:
+    """The number and the groups of each line with an event's shape."""
     if len(block) <= MAX_EVENT_BYTES:
         found: list[tuple[bytes, ...]] = pattern.findall(block)
-        # Heads and tails are whole matches: together as long as the block, they are all lines.
-        if sum([len(groups[0]) + len(groups[6]) for groups in found]) == len(block):
-            return len(found), range(len(found)), found
+        # As many matches as lines, each with a line feed at its end, and heads and tails (whole
+        # matches, that is) together as long as the block: one match is one line.
+        if len(found) == line_count and sum(
+            [len(groups[0]) + len(groups[6]) for groups in found]
+        ) == len(block):
+            return range(line_count), found
     numbers: list[int] = []
     found = []
-    lines = block.removesuffix(b"\n").split(b"\n")
-    for number, line in enumerate(lines):
+    for number, line in enumerate(block[:-1].split(b"\n")):
         m = pattern.fullmatch(line + b"\n") if len(line) <= MAX_EVENT_BYTES else None
         if m is not None:
             numbers.append(number)
             found.append(m.groups())
-    return len(lines), numbers, found
+    return numbers, found
 
 
 # ----------------------------------------------------------------------------------- by the block

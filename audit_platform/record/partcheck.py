@@ -177,7 +177,8 @@ def _check_block(
     left_out = np.asarray(rows["prev_hash"].is_null().to_numpy(zero_copy_only=False), dtype=bool)
     _name_rows(rows, left_out & ~same_chain, "prev_hash is missing", first_row, check)
     is_signed = pc.is_in(rows["event_type"], value_set=pa.array(SIGNED_TYPES))
-    check.signed += [line.encode() for line in lines.filter(is_signed).to_pylist()]
+    # As bytes: what was changed need not be text any more.
+    check.signed += lines.filter(is_signed).cast(pa.binary()).to_pylist()
     check.sound = check.sound and not check.problems
     if walker is not None and check.sound:
         check.chain_findings += walker.feed(

@@ -12,6 +12,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -55,6 +56,9 @@ MAX_RECORD_BYTES: Final = 1024 * 1024
 _SLICE: Final = 512
 
 _BLANK: Final = b" \t\r"
+
+#: Bytes whose join is one stored line with its line feed.
+Pieces = tuple[bytes, ...]
 
 
 def decompressed(data: bytes) -> bytes:
@@ -132,12 +136,12 @@ class CheckedBody:
 
 @dataclass(slots=True)
 class _Work:
-    """A body while it is checked: stored lines by partition, and what is refused."""
+    """A body while it is checked: stored lines, in pieces, by partition; and what is refused."""
 
     checked: CheckedBody
     origin: Body
     ingestion_time: bytes
-    groups: defaultdict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    groups: defaultdict[int, list[Pieces]] = field(default_factory=lambda: defaultdict(list))
     event_times_ms: list[Ints] = field(default_factory=list)
     entries: list[DeadLetter] = field(default_factory=list)
 
@@ -174,50 +178,50 @@ class BodyChecker:
         tab and carriage return are not events. Raises `Problem` for a body without events or with
         too many; a line that cannot be accepted is a refusal, never an exception.
         """
-        # bytes.count takes ten times as long for a byte that is so rare.
-        line_feeds = np.count_nonzero(np.frombuffer(body, np.uint8) == ord("\n"))
-        if line_feeds > MAX_EVENTS_PER_BODY:
-            raise Problem(
-                "too_many_events",
-                f"a body has at most {MAX_EVENTS_PER_BODY} events",
-                remedy="send the events in several bodies",
-            )
         checked = CheckedBody(hashlib.sha256(body).hexdigest(), tenant_id)
         work = _Work(
             checked,
             Body(tenant_id, now_ms, self._gateway, checked.batch_id),
             format_time_ms(now_ms).encode("ascii"),
         )
-        lines_before = 0
+        lines = 0
         for block in _blocks(body):
-            lines_before += self._check_block(work, block, lines_before)
+            # bytes.count takes ten times as long for a byte that is so rare.
+            line_count = int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n")))
+            if lines + line_count > MAX_EVENTS_PER_BODY:
+                raise Problem(
+                    "too_many_events",
+                    f"a body has at most {MAX_EVENTS_PER_BODY} events",
+                    remedy="send the events in several bodies",
+                )
+            self._check_block(work, block, lines, line_count)
+            lines += line_count
         if not work.groups and not work.entries:
             raise Problem("empty_body", "the body holds no event", remedy="send one event a line")
         checked.skews_ms = np.concatenate([*work.event_times_ms, checked.skews_ms]) - now_ms
-        for partition, lines in work.groups.items():
-            checked.events += _records(tenant_id, partition, lines)
+        for partition, stored in work.groups.items():
+            checked.events += _records(tenant_id, partition, stored)
         checked.dead_letters = list(self._dead_letter_records(work.origin, work.entries))
         return checked
 
-    def _check_block(self, work: _Work, block: bytes, lines_before: int) -> int:
-        """Check a block of lines; returns their number."""
-        sure = self._fast.check(block, work.origin.tenant_id, work.ingestion_time)
+    def _check_block(self, work: _Work, block: bytes, lines_before: int, line_count: int) -> None:
+        tenant_id = work.origin.tenant_id
+        sure = self._fast.check(block, line_count, tenant_id, work.ingestion_time)
         work.event_times_ms.append(sure.event_time_ms)
         groups = work.groups
         rows = zip(sure.partitions, sure.stored, strict=True)
-        if len(sure.lines) == sure.line_count:
-            for partition, stored in rows:
-                groups[partition].append(stored)
-            return sure.line_count
+        if len(sure.lines) == line_count:
+            for partition, pieces in rows:
+                groups[partition].append(pieces)
+            return
         # In the order of the lines, so that each device's events keep theirs.
         sure_lines = frozenset(sure.lines)
         for number, line in enumerate(block[:-1].split(b"\n")):
             if number in sure_lines:
-                partition, stored = next(rows)
-                groups[partition].append(stored)
+                partition, pieces = next(rows)
+                groups[partition].append(pieces)
             elif line.strip(_BLANK):
                 self._check_line(work, lines_before + number + 1, line)
-        return sure.line_count
 
     def _check_line(self, work: _Work, number: int, line: bytes) -> None:
         """Check one line that the fast check was not sure about."""
@@ -230,7 +234,7 @@ class BodyChecker:
         except BaseException as e:  # noqa: BLE001 - a panic of a Rust validator is no Exception; signals reach the main thread only
             self._refuse(work, number, line, e)
         else:
-            work.groups[home].append(stored)
+            work.groups[home].append((stored,))
             work.event_times_ms.append(np.array([event.event_time_ms], np.int64))
 
     @staticmethod
@@ -282,16 +286,17 @@ def _headers(tenant_id: str, count: int) -> dict[str, str]:
     return {"v": "1", "tenant": tenant_id, "count": str(count)}
 
 
-def _records(tenant_id: str, partition: int, lines: list[bytes]) -> Iterator[NewRecord]:
+def _records(tenant_id: str, partition: int, lines: list[Pieces]) -> Iterator[NewRecord]:
     """Cut stored lines, in order, into records of at most 500 events and 1 MiB."""
-    start = size = 0
-    for n, line in enumerate(lines):
-        size += len(line)
-        if n - start == MAX_RECORD_EVENTS or size > MAX_RECORD_BYTES:
-            yield _record(tenant_id, partition, lines[start:n])
-            start, size = n, len(line)
-    yield _record(tenant_id, partition, lines[start:])
-
-
-def _record(tenant_id: str, partition: int, lines: list[bytes]) -> NewRecord:
-    return NewRecord(partition, b"".join(lines), _headers(tenant_id, len(lines)))
+    value = b"".join(chain.from_iterable(lines))
+    if len(lines) <= MAX_RECORD_EVENTS and len(value) <= MAX_RECORD_BYTES:
+        yield NewRecord(partition, value, _headers(tenant_id, len(lines)))
+        return
+    start = begin = at = 0
+    for n, pieces in enumerate(lines):
+        end = at + sum(map(len, pieces))
+        if n - start == MAX_RECORD_EVENTS or end - begin > MAX_RECORD_BYTES:
+            yield NewRecord(partition, value[begin:at], _headers(tenant_id, n - start))
+            start, begin = n, at
+        at = end
+    yield NewRecord(partition, value[begin:], _headers(tenant_id, len(lines) - start))

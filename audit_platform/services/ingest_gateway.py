@@ -57,13 +57,13 @@ _logger: Final = logging.getLogger(__name__)
 #: same moment; what comes beside them is told to come back.
 MAX_BODIES_IN_FLIGHT: Final = 64
 
-#: Bytes held of bodies as received. With the bodies that are being appended (`WORKERS` of up to
-#: 17 MiB) and the one that is being checked (four times 17 MiB) the process stays within 350 MB.
-MAX_BYTES_IN_FLIGHT: Final = 48 * 1024 * 1024
+#: Bytes held of bodies as received: two of the largest. With the bodies that are checked and
+#: appended, and nothing but the largest on all sides, 300 MB of memory were measured (350 allowed).
+MAX_BYTES_IN_FLIGHT: Final = 32 * 1024 * 1024
 
-#: Threads that check and append. One at a time checks, the others wait for the disk, so that the
-#: log can make several bodies durable by one fsync.
-WORKERS: Final = 4
+#: Threads that check and append. One at a time checks, the others wait for it or for the disk, and
+#: bodies that wait are appended together. Each may hold a body's records, up to 17 MiB.
+WORKERS: Final = 6
 
 #: Real time for a body to arrive: 8 MiB at 280 kB/s. A slower line should send smaller bodies.
 BODY_SECONDS: Final = 30.0

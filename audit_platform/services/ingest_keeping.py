@@ -15,6 +15,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -23,7 +25,7 @@ from audit_platform.errors import AuditPlatformError
 from audit_platform.ports import NewRecord, Platform
 from audit_platform.record.layout import DLQ_TOPIC, EVENTS_TOPIC, short_digest
 from audit_platform.record.schemas import registry
-from audit_platform.services.ingest_body import BodyChecker, CheckedBody, decompressed
+from audit_platform.services.ingest_body import MAX_BODY, BodyChecker, CheckedBody, decompressed
 from audit_platform.services.ingest_problems import Problem
 from audit_platform.telemetry import (
     INGEST_ACCEPTED,
@@ -38,12 +40,32 @@ from audit_platform.telemetry import (
 #: What a client should wait before it sends again while the log takes nothing.
 RETRY_AFTER_SECONDS: Final = 1
 
+#: Bytes of checked bodies that are left for the next thread to append: as much as one body may
+#: have, so that waiting together holds no more memory than one more body.
+MAX_LEFT_BYTES: Final = MAX_BODY
+
+#: What a receipt says of one log record.
+_Said = dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Job:
+    """A checked body on its way into the log; `records` is set, or fails, when it is decided."""
+
+    checked: CheckedBody
+    wire_bytes: int
+    plain_bytes: int
+    records: Future[list[_Said]] = field(default_factory=Future)
+
 
 class Keeper:
-    """Keeps bodies. Called from several threads; checking is done by one at a time.
+    """Keeps bodies. Called from several threads.
 
-    The check holds the GIL for nearly all of its time, so two at once would only slow each other
-    down and hold the memory of two bodies.
+    One at a time checks: the check holds the GIL for nearly all of its time, so two at once would
+    only slow each other down and hold the memory of two. Who has checked a body while others wait
+    to check theirs leaves it to them, and the last one appends all: an append costs a frame, an
+    fsync and a thread's awakening for each partition, however much it carries. A body that comes
+    alone is appended at once.
     """
 
     def __init__(self, platform: Platform, gateway: str, telemetry: Telemetry) -> None:
@@ -53,25 +75,67 @@ class Keeper:
         self._telemetry = telemetry
         self._checking = threading.Lock()
         self._checker: BodyChecker | None = None
+        self._counting = threading.Lock()
+        self._waiting = 0  # threads that will check a body after the one that does
+        self._left: list[_Job] = []  # checked, and left to one of them
+        self._left_bytes = 0
 
     def keep(self, data: bytes, tenant_id: str, *, compressed: bool) -> bytes:
         """The receipt (JSON) of a body of a tenant, all of which is durable on return.
 
         Raises `Problem`: then nothing is acknowledged, though some of it may be in the log.
         """
+        with self._counting:
+            self._waiting += 1
         with self._checking:
-            started = time.perf_counter()
+            with self._counting:
+                self._waiting -= 1
+            job = self._check(data, tenant_id, compressed=compressed)
+            # Also when this check failed: others may have left their bodies to this thread.
+            together = self._take_left()
+        if together:
+            self._append_all(together)
+        records = job.records.result()
+        self._measure(job)
+        return _receipt(job.checked, records)
+
+    def _check(self, data: bytes, tenant_id: str, *, compressed: bool) -> _Job:
+        """The job of a body that is good; one that failed already of a body that is not."""
+        started = time.perf_counter()
+        try:
             body = decompressed(data) if compressed else data
             checked = self._body_checker().check(body, tenant_id, self._clock.now_ms())
-            plain_bytes = len(body)
-            del body
-            self._telemetry.observe(INGEST_CHECK_SECONDS, [time.perf_counter() - started])
+        except BaseException as e:  # noqa: BLE001 - it is raised again where the job is waited for
+            failed = _Job(CheckedBody("", tenant_id), 0, 0)
+            failed.records.set_exception(e)
+            return failed
+        self._telemetry.observe_one(INGEST_CHECK_SECONDS, time.perf_counter() - started)
+        job = _Job(checked, len(data), len(body))
+        self._left.append(job)
+        self._left_bytes += len(body)
+        return job
+
+    def _take_left(self) -> list[_Job]:
+        """What this thread must append: all that is left, unless another one comes right after."""
+        with self._counting:
+            if self._waiting and self._left_bytes < MAX_LEFT_BYTES:
+                return []
+        together, self._left, self._left_bytes = self._left, [], 0
+        return together
+
+    def _append_all(self, jobs: Sequence[_Job]) -> None:
+        """Append the records of all bodies; each job is decided on return."""
         started = time.perf_counter()
-        refused = self._append(DLQ_TOPIC, checked.dead_letters)
-        accepted = self._append(EVENTS_TOPIC, checked.events)
-        self._telemetry.observe(INGEST_APPEND_SECONDS, [time.perf_counter() - started])
-        self._measure(checked, len(data), plain_bytes)
-        return _receipt(checked, accepted + refused)
+        try:
+            refused = self._append(DLQ_TOPIC, [job.checked.dead_letters for job in jobs])
+            accepted = self._append(EVENTS_TOPIC, [job.checked.events for job in jobs])
+        except BaseException as e:  # noqa: BLE001 - whatever it is, each of the threads must hear of it
+            for job in jobs:
+                job.records.set_exception(e)
+            return
+        self._telemetry.observe_one(INGEST_APPEND_SECONDS, time.perf_counter() - started)
+        for job, events, dead_letters in zip(jobs, accepted, refused, strict=True):
+            job.records.set_result(events + dead_letters)
 
     def _body_checker(self) -> BodyChecker:
         # Made on the first body, not at the start: a gateway whose log is away must come up, say
@@ -85,32 +149,37 @@ class Keeper:
             self._checker = BodyChecker(registry(), self._gateway, *partitions)
         return self._checker
 
-    def _append(self, topic: str, records: Sequence[NewRecord]) -> list[dict[str, Any]]:
-        if not records:
-            return []
+    def _append(self, topic: str, of_bodies: Sequence[list[NewRecord]]) -> list[list[_Said]]:
+        """Append the records of several bodies by one call; what each body's receipt says."""
+        together = [record for records in of_bodies for record in records]
+        if not together:
+            return [[] for _ in of_bodies]
         try:
-            offsets = self._log.append(topic, records)
+            offsets = iter(self._log.append(topic, together))
         except AuditPlatformError as e:
             raise _log_unavailable(e) from e
         return [
-            {
-                "topic": topic,
-                "partition": record.partition,
-                "offset": offset,
-                "digest": short_digest(record.value),
-                "count": int(record.headers["count"]),
-            }
-            for record, offset in zip(records, offsets, strict=True)
+            [
+                {
+                    "topic": topic,
+                    "partition": record.partition,
+                    "offset": next(offsets),
+                    "digest": short_digest(record.value),
+                    "count": int(record.headers["count"]),
+                }
+                for record in records
+            ]
+            for records in of_bodies
         ]
 
-    def _measure(self, checked: CheckedBody, wire_bytes: int, plain_bytes: int) -> None:
-        telemetry = self._telemetry
+    def _measure(self, job: _Job) -> None:
+        telemetry, checked = self._telemetry, job.checked
         telemetry.count(INGEST_ACCEPTED, len(checked.skews_ms))
         telemetry.observe(INGEST_SKEW_SECONDS, checked.skews_ms / 1000)
         for slug, count in Counter(line.refusal.slug for line in checked.refused).items():
             telemetry.count(INGEST_REFUSED, count, slug=slug)
-        telemetry.count(INGEST_BODY_BYTES, wire_bytes, form="wire")
-        telemetry.count(INGEST_BODY_BYTES, plain_bytes, form="plain")
+        telemetry.count(INGEST_BODY_BYTES, job.wire_bytes, form="wire")
+        telemetry.count(INGEST_BODY_BYTES, job.plain_bytes, form="plain")
 
 
 def _log_unavailable(error: AuditPlatformError) -> Problem:
@@ -122,7 +191,7 @@ def _log_unavailable(error: AuditPlatformError) -> Problem:
     )
 
 
-def _receipt(checked: CheckedBody, records: list[dict[str, Any]]) -> bytes:
+def _receipt(checked: CheckedBody, records: list[_Said]) -> bytes:
     return orjson.dumps(
         {
             "batchId": checked.batch_id,
