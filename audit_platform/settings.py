@@ -142,7 +142,7 @@ SETTINGS: Final = (
     ),
     Setting(
         "AUDIT_PARTITIONS",
-        "4",
+        "2",
         f"a whole number from 1 to {SHARDS}",
         "Partitions of each topic when the log is made. A log that exists keeps its own number.",
         _whole(1, SHARDS),
