@@ -24,7 +24,7 @@ def test_without_any_name_the_defaults_hold() -> None:
     assert s.metadata_file == s.home / "metadata.db"
     assert (s.log_folder, s.objects_folder) == (s.home / "log", s.home / "objects")
     assert (s.keys_folder, s.dagster_folder) == (s.home / "keys", s.home / "dagster")
-    assert (s.partitions, s.grace_seconds, s.range_seconds) == (4, 600, 60)
+    assert (s.partitions, s.grace_seconds, s.range_seconds) == (2, 600, 60)
     assert s.range_bytes == 64 * 1024 * 1024
     assert (s.ingest_host, s.ingest_port, s.archive_port, s.ui_port) == (
         "127.0.0.1",
