@@ -275,6 +275,9 @@ def test_a_day_is_closed_sealed_verified_and_reconciled(tmp_path: Path) -> None:
     assert (counted["events"], counted["archived"], counted["unaccounted"]) == (16, 16, 0)
     assert counted["ok"] is True
     assert "unaccounted" in run("reconcile", home=tmp_path, **over).stdout
+    scraped = run("reconcile", "--metrics", home=tmp_path, **over).stdout
+    assert "\naudit_unaccounted_events 0.0\n" in scraped
+    assert "\naudit_lost_events 0.0\n" in scraped
 
     checked = done("fsck", str(tmp_path / "objects"), home=tmp_path, **over)
     assert checked["rows"] == 16

@@ -44,6 +44,7 @@ ALLOWED = {
     "definitions": {"defs"},
     "commands": {
         "commands",
+        "telemetry",
         "adapters",
         "operations",
         "services",

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from audit_platform.commands._shared import json_option, platform, settings, show, show_rows
 
+if TYPE_CHECKING:
+    from audit_platform.operations.reconcile import Reconciliation
+
 
 @click.command(epilog="Example: audit-platform reconcile --json")
 @json_option
+@click.option(
+    "--metrics",
+    is_flag=True,
+    help="Prometheus text: audit_unaccounted_events, audit_lost_events (for a textfile collector).",
+)
 @click.pass_context
-def command(ctx: click.Context, *, as_json: bool) -> None:
+def command(ctx: click.Context, *, as_json: bool, metrics: bool) -> None:
     """Compare the log with what is archived.
 
     Counts by log position, in events. Exit code: 0 when nothing is unaccounted, lost or doubled,
@@ -22,6 +31,9 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
 
     with platform(settings()) as opened:
         result = reconcile(opened)
+    if metrics:
+        click.echo(_metrics(result), nl=False)
+        ctx.exit(0 if result.ok else 1)
     rows: list[dict[str, object]] = [
         {
             "topic": p.topic,
@@ -57,3 +69,16 @@ def command(ctx: click.Context, *, as_json: bool) -> None:
         for finding in result.findings:
             click.echo(f"FINDING {finding}")
     ctx.exit(0 if result.ok else 1)
+
+
+def _metrics(result: Reconciliation) -> str:
+    from audit_platform.telemetry import (  # noqa: PLC0415 - only when it runs
+        LOST_EVENTS,
+        UNACCOUNTED_EVENTS,
+        Telemetry,
+    )
+
+    telemetry = Telemetry([UNACCOUNTED_EVENTS, LOST_EVENTS])
+    telemetry.set(UNACCOUNTED_EVENTS, result.unaccounted)
+    telemetry.set(LOST_EVENTS, result.lost)
+    return telemetry.text().decode()
