@@ -178,6 +178,11 @@ class _Tenant:
         if layout.manifest_key(manifest.tenant_id, manifest.number) != key:
             self._add(Step.FORM, "the manifest belongs under another name", key=key)
             return None
+        # A revoked key must not sign later days by giving an earlier time of sealing.
+        if manifest.sealed_ms < layout.day_end_ms(manifest.day):
+            text = "the manifest says that it was sealed before its day was over"
+            self._add(Step.FORM, text, key=key, day=manifest.day)
+            return None
         return manifest
 
     def _signature(self, key: str, manifest: Manifest) -> bool:

@@ -323,3 +323,16 @@ def test_the_holder_of_the_key_who_forgets_the_chain_is_found_without_a_head(
     report = record.fsck(copy)
     assert steps(report) == {Step.LINKS}
     assert {e.verdict for e in report.findings} == {"broken_link"}
+
+
+def test_a_revoked_key_signs_no_later_day_not_even_with_an_earlier_time(
+    record: Sealed, copy: Path
+) -> None:
+    first, second = attackers.manifests_in(copy, TENANT)
+    revoked = [replace(k, revoked_ms=second.sealed_ms) for k in record.keys]
+    report = fsck.check(DirectorySource(copy), revoked)
+    assert [(e.step, e.day) for e in report.findings] == [(Step.SIGNATURE, NEXT)]
+    early = attackers.sign(replace(second, sealed_ms=first.sealed_ms), record.private)
+    attackers.put_manifests(copy, [early])
+    report = fsck.check(DirectorySource(copy), revoked)
+    assert [(e.step, e.day) for e in report.findings] == [(Step.FORM, NEXT)]
