@@ -12,8 +12,10 @@ the whole file of the manifest before (`sha256sum` gives it).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from datetime import date
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -21,6 +23,8 @@ from audit_platform.errors import RecordMalformed
 from audit_platform.record.chain import ChainSpan, ChainStart, LossRun
 from audit_platform.record.layout import ZERO_HASH
 from audit_platform.record.links import EventLink
+
+_T = TypeVar("_T")
 
 FORMAT_VERSION: Final = 1
 CONTEXT: Final = b"audit-platform manifest v1\n"
@@ -183,66 +187,41 @@ class Manifest:
             raise RecordMalformed(where, "", "not an object")
         if v.get("kind") != "manifest" or v.get("version") != FORMAT_VERSION:
             raise RecordMalformed(where, "kind/version", f"wanted manifest {FORMAT_VERSION}")
-        field = ""
-        try:
-            field = "signature"
-            signature = v["signature"]
-            if signature["algorithm"] != "Ed25519":
-                raise RecordMalformed(where, field, "algorithm is not Ed25519")
-            bytes.fromhex(signature["value"])
-            field = "parts"
-            parts = tuple(_part(p) for p in v["parts"])
-            field = "chains"
-            chains = tuple(ChainSpan.from_json(c) for c in v["chains"])
-            field = "starts/losses"
-            starts = tuple(ChainStart(str(d), str(c), int(n), str(h)) for d, c, n, h in v["starts"])
-            losses = tuple(
-                LossRun(str(d), str(c), int(a), int(b), int(n)) for d, c, a, b, n in v["losses"]
-            )
-            field = "links"
-            links = tuple(
-                QuarantinedLink(str(q["entryId"]), str(q["slug"]), EventLink.from_json(q["link"]))
-                for q in v["links"]
-            )
-            field = "quarantine/undecodable/inputs"
-            quarantine = tuple(_object(o) for o in v["quarantine"])
-            undecodable = tuple(_object(o) for o in v["undecodable"])
-            inputs = tuple(
-                InputRange(str(t), int(g), int(p), int(a), int(b)) for t, g, p, a, b in v["inputs"]
-            )
-            field = "edgeKeys/verdicts"
-            edge_keys = {str(k): str(x) for k, x in v["edgeKeys"].items()}
-            verdicts = {str(k): int(x) for k, x in v["verdicts"].items()}
-            field = "tenantId ... root"
-            return cls(
-                tenant_id=str(v["tenantId"]),
-                day=str(v["day"]),
-                number=int(v["number"]),
-                previous=str(v["previous"]),
-                revision=int(v["revision"]),
-                status=str(v["status"]),
-                sealed_ms=int(v["sealedMs"]),
-                software=str(v["software"]),
-                lock=str(v["lock"]),
-                rows=int(v["rows"]),
-                duplicates=int(v["duplicates"]),
-                root=str(v["root"]),
-                parts=parts,
-                chains=chains,
-                starts=starts,
-                losses=losses,
-                verdicts=verdicts,
-                quarantine=quarantine,
-                links=links,
-                undecodable=undecodable,
-                edge_keys=edge_keys,
-                inputs=inputs,
-                key_id=str(signature["keyId"]),
-                signature=str(signature["value"]),
-                raw=data,
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise RecordMalformed(where, field, repr(e)) from e
+
+        def read(name: str, parse: Callable[[Any], _T]) -> _T:
+            try:
+                return parse(v[name])
+            except (KeyError, TypeError, ValueError, AttributeError) as e:
+                raise RecordMalformed(where, name, repr(e)) from e
+
+        signature = read("signature", _signature)
+        return cls(
+            tenant_id=read("tenantId", str),
+            day=read("day", _day),
+            number=read("number", int),
+            previous=read("previous", str),
+            revision=read("revision", int),
+            status=read("status", str),
+            sealed_ms=read("sealedMs", int),
+            software=read("software", str),
+            lock=read("lock", str),
+            rows=read("rows", int),
+            duplicates=read("duplicates", int),
+            root=read("root", str),
+            parts=read("parts", _each(_part)),
+            chains=read("chains", _each(ChainSpan.from_json)),
+            starts=read("starts", _each(_start)),
+            losses=read("losses", _each(_loss)),
+            verdicts=read("verdicts", lambda x: {str(k): int(n) for k, n in x.items()}),
+            quarantine=read("quarantine", _each(_object)),
+            links=read("links", _each(_link)),
+            undecodable=read("undecodable", _each(_object)),
+            edge_keys=read("edgeKeys", lambda x: {str(k): str(key) for k, key in x.items()}),
+            inputs=read("inputs", _each(_input)),
+            key_id=signature[0],
+            signature=signature[1],
+            raw=data,
+        )
 
 
 def previous_hash(manifest: Manifest | None) -> str:
@@ -283,3 +262,40 @@ def _part(v: dict[str, Any]) -> Part:
         first_device=str(v["firstDevice"]),
         last_device=str(v["lastDevice"]),
     )
+
+
+def _each(parse: Callable[[Any], _T]) -> Callable[[Any], tuple[_T, ...]]:
+    return lambda values: tuple(parse(value) for value in values)
+
+
+def _signature(v: dict[str, Any]) -> tuple[str, str]:
+    if v["algorithm"] != "Ed25519":
+        raise ValueError("algorithm is not Ed25519")
+    value = str(v["value"])
+    bytes.fromhex(value)
+    return str(v["keyId"]), value
+
+
+def _day(v: str) -> str:
+    if date.fromisoformat(v).isoformat() != v:
+        raise ValueError("not a day as YYYY-MM-DD")
+    return v
+
+
+def _start(v: list[Any]) -> ChainStart:
+    device, chain, sequence, event_hash = v
+    return ChainStart(str(device), str(chain), int(sequence), str(event_hash))
+
+
+def _loss(v: list[Any]) -> LossRun:
+    device, chain, first, last, count = v
+    return LossRun(str(device), str(chain), int(first), int(last), int(count))
+
+
+def _link(v: dict[str, Any]) -> QuarantinedLink:
+    return QuarantinedLink(str(v["entryId"]), str(v["slug"]), EventLink.from_json(v["link"]))
+
+
+def _input(v: list[Any]) -> InputRange:
+    topic, generation, partition, first, end = v
+    return InputRange(str(topic), int(generation), int(partition), int(first), int(end))

@@ -140,6 +140,26 @@ def test_a_bit_anywhere_in_a_part_is_found(record: Sealed, data: st.DataObject) 
     assert report.exit_code == 1
 
 
+@given(st.data())
+def test_any_change_of_any_sealed_file_is_found_and_crashes_nothing(
+    record: Sealed, data: st.DataObject
+) -> None:
+    files = sorted(p for p in (record.objects / "cold").rglob("*.*") if p.is_file())
+    path = data.draw(st.sampled_from(files))
+    original = path.read_bytes()
+    changed = bytearray(original)
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        del changed[data.draw(st.integers(0, len(changed))) :]
+    path.write_bytes(changed)
+    try:
+        report = record.fsck(record.objects)
+    finally:
+        path.write_bytes(original)
+    assert report.exit_code == (0 if changed == original else 1)
+
+
 def test_a_bit_in_the_statistics_of_the_footer_is_found(record: Sealed, copy: Path) -> None:
     path = part_path(copy)
     data = path.read_bytes()
