@@ -139,11 +139,13 @@ class World:
         return sorted(found.whole, key=lambda entry: (entry.received_ms, entry.line))
 
     def metric(self, name: str, labels: str = "") -> float:
-        """One figure of /metrics."""
+        """One figure of /metrics; a series with labels is 0 until it is first counted."""
         text = self.request("GET", "/metrics").body.decode()
+        assert f"# TYPE {name} " in text
         prefix = f"{name}{labels} "
-        [line] = [line for line in text.splitlines() if line.startswith(prefix)]
-        return float(line.removeprefix(prefix))
+        found = [line for line in text.splitlines() if line.startswith(prefix)]
+        assert len(found) == 1 or (labels and not found)
+        return float(found[0].removeprefix(prefix)) if found else 0.0
 
 
 def _records(log: Log, topic: str) -> Iterator[LogRecord]:
