@@ -141,7 +141,8 @@ class World:
     def metric(self, name: str, labels: str = "") -> float:
         """One figure of /metrics; a series with labels is 0 until it is first counted."""
         text = self.request("GET", "/metrics").body.decode()
-        assert f"# TYPE {name} " in text
+        declared = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")]
+        assert any(name.startswith(metric) for metric in declared)
         prefix = f"{name}{labels} "
         found = [line for line in text.splitlines() if line.startswith(prefix)]
         assert len(found) == 1 or (labels and not found)

@@ -294,17 +294,16 @@ def test_a_chunked_body_of_nothing_but_framing_is_cut_off(world: World) -> None:
     assert received.startswith(b"HTTP/1.1 431 ")
 
 
-def test_a_client_that_leaves_inside_its_body_leaves_nothing_behind(world: World) -> None:
-    before = len(world.stored())
-    gone = '{slug="client_gone",status="none"}'
-    # Others of this module's clients may have left before.
-    had = world.metric("audit_ingest_responses_total", gone)
-    _talk(world, _head(world, len(GOOD) + 10) + GOOD, close=True)
-    _talk(world, _head(world, 1000)[:40], close=True)
-    _wait_for(lambda: world.metric("audit_ingest_responses_total", gone) > had)
-    assert world.metric("audit_ingest_inflight_bodies") == 0
-    assert world.metric("audit_ingest_inflight_bytes") == 0
-    assert len(world.stored()) == before
+def test_a_client_that_leaves_inside_its_body_leaves_nothing_behind(tmp_path: Path) -> None:
+    # A gateway of its own: other clients of this module may leave late.
+    with open_world(tmp_path) as world:
+        _talk(world, _head(world, 1000)[:40], close=True)
+        _talk(world, _head(world, len(GOOD) + 10) + GOOD, close=True)
+        gone = '{slug="client_gone",status="none"}'
+        _wait_for(lambda: world.metric("audit_ingest_responses_total", gone) == 1)
+        assert world.metric("audit_ingest_inflight_bodies") == 0
+        assert world.metric("audit_ingest_inflight_bytes") == 0
+        assert world.stored() == []
 
 
 def test_a_client_that_does_not_wait_for_its_answer_is_no_trouble(world: World) -> None:
