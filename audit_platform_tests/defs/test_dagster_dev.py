@@ -5,9 +5,7 @@ The real thing: webserver, daemon, code server, run worker, with the clone's own
 """
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,8 +21,9 @@ import urllib3
 
 from audit_platform.operations.manifests import read_history
 from audit_platform.record import layout
-from audit_platform.settings import FIRST_LENT_PORT, Settings
+from audit_platform.settings import Settings
 from audit_platform.wiring import open_platform
+from audit_platform_tests.ports import free_port
 from audit_platform_tests.world import DAY, GRACE_MS, open_world
 
 ROOT = Path(__file__).parents[2]
@@ -36,18 +35,6 @@ LOOK_SECONDS = 0.25
 RUNS = """
 { runsOrError { ... on Runs { results { runId jobName status tags { key value } } } } }
 """
-
-
-def free_port() -> int:
-    """A port that is free now and is not lent to outgoing connections."""
-    while True:
-        port = random.randrange(10_000, FIRST_LENT_PORT)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 class Dev:

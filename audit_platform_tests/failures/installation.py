@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ from audit_platform.record import fsck, layout, signing
 from audit_platform.record.report import Report
 from audit_platform.settings import Settings
 from audit_platform.wiring import open_platform
+from audit_platform_tests.ports import free_port
 
 TENANT: Final = "clif-demo"
 DAY: Final = "2026-03-01"
@@ -40,11 +40,6 @@ GRACE_SECONDS: Final = 1
 
 #: A process on a loaded machine may take this long to start, answer or end.
 PATIENCE_SECONDS: Final = 60.0
-
-
-def free_port(first: int) -> int:
-    """A free loopback port from `first` on, below the range of client sockets."""
-    return next(port for port in range(first, 32_700) if _is_free(port))
 
 
 def wait_for(what: str, ready: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
@@ -72,8 +67,7 @@ class Installation:
     def new(cls, folder: Path) -> Installation:
         """A fresh one: keys, a tenant, the edge's credential and public key."""
         folder.mkdir(parents=True, exist_ok=True)
-        gateway = free_port(20_000 + os.getpid() % 5000)
-        made = cls(folder, (gateway, free_port(gateway + 1)))
+        made = cls(folder, (free_port(), free_port()))
         made.edge_home.mkdir()
         with made.platform() as opened:
             now = opened.clock.now_ms()
@@ -257,15 +251,6 @@ class Judgement:
 def _is_archived(opened: Platform) -> bool:
     found = reconcile(opened)
     return found.events > 0 and found.pending == 0
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _healthy(port: int) -> bool:

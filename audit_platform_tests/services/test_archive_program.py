@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -24,16 +23,10 @@ from audit_platform.services.archive_writer import METRICS
 from audit_platform.settings import Settings
 from audit_platform.telemetry import Telemetry
 from audit_platform.wiring import open_platform
+from audit_platform_tests.ports import free_port
 from audit_platform_tests.services.archive_world import stored
 
 PROGRAM = [sys.executable, "-m", "audit_platform.cli", "archive-writer"]
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-    return port if port < 32768 else port - 20000
 
 
 def get(port: int, path: str) -> tuple[int, str, bytes]:
