@@ -56,7 +56,7 @@ excerpt: $(STAMP) ## rebuild the packaged excerpt: make excerpt DATA=folder-of-t
 	@$(RUN)/python -m audit_platform.demo.build_excerpt "$(DATA)"
 
 lock: ## resolve the dependencies anew (needs uv)
-	@$(RUN)/.uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group dev pyproject.toml -o requirements.lock
+	@.venv/.uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group dev pyproject.toml -o requirements.lock
 
 system: ## the system packages that tests need; installed only with CI=true or AUDIT_INSTALL=1
 	@bash deploy/system-packages.sh

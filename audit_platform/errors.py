@@ -40,6 +40,14 @@ class StoreUnavailable(Recoverable):
     """The object store is full, read-only, or not answering: keep the data and try again."""
 
 
+class HotUnavailable(Recoverable):
+    """The search index does not answer or cannot write: COLD and landing still hold everything."""
+
+
+class QueryCancelled(AuditPlatformError):
+    """A search was stopped: its caller left, or it used more than its tenant may."""
+
+
 class MetadataUnavailable(Recoverable):
     """The metadata store does not answer."""
 

@@ -16,7 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 # ---------------------------------------------------------------------------------------- clock
 
@@ -208,6 +212,122 @@ class Objects(Protocol):
         ...
 
 
+# ------------------------------------------------------------------------------------------ hot
+
+
+class EventClock(StrEnum):
+    """Which of an event's two times a window and an order go by.
+
+    `ingestion` is the authoritative clock; `event` is what the device said.
+    """
+
+    INGESTION = "ingestion"
+    EVENT = "event"
+
+
+class EventPosition(NamedTuple):
+    """Where one event stands in the order of a search: strictly ascending, the same in all tiers.
+
+    `ms` is the time by the query's clock.
+    """
+
+    ms: int
+    device_id: str
+    sequence_number: int
+    event_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EventQuery:
+    """What is looked for in one tenant. None means: any. The window is `from_ms <= t < to_ms`.
+
+    `text` is a word or several: each must stand in the payload's or the envelope's text as a word,
+    case folded. `after` is the position of the last event seen. Ascending by `EventPosition`.
+    """
+
+    tenant_id: str
+    from_ms: int
+    to_ms: int
+    clock: EventClock = EventClock.INGESTION
+    device_id: str | None = None
+    hospital_id: str | None = None
+    event_type: str | None = None
+    criticality: str | None = None
+    text: str | None = None
+    after: EventPosition | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class HotIndex:
+    """One index of HOT: a tenant's UTC day (of ingestionTime) in one generation.
+
+    Searches read the index with `is_read`; new events go to the one with `is_write`.
+    """
+
+    tenant_id: str
+    day: str
+    generation: int
+    documents: int
+    is_read: bool
+    is_write: bool
+
+
+class Hot(Protocol):
+    """Fast search over recent events. It promises the *set* of eventHashes, nothing more.
+
+    An event's id is its eventHash; nothing is ever overwritten. It can be rebuilt from COLD and
+    landing at any time. All methods raise `HotUnavailable`: nothing was promised.
+    """
+
+    def create(self, tenant_id: str, day: str, rows: pa.RecordBatch) -> int:
+        """Index rows of `record.columns.EVENT_SCHEMA` in the day's write index; durable on return.
+
+        Rows whose eventHash is there already change nothing. Returns how many were new. A day
+        without an index gets generation 1, read and written.
+        """
+        ...
+
+    def search(self, query: EventQuery, *, is_cancelled: Callable[[], bool]) -> pa.Table:
+        """At most `query.limit` rows of `EVENT_SCHEMA`, ascending by position.
+
+        `is_cancelled` is asked often enough to stop within 100 ms; then `QueryCancelled`.
+        """
+        ...
+
+    def hashes(self, tenant_id: str, day: str, generation: int) -> npt.NDArray[np.uint8]:
+        """All eventHashes of one index, ascending, shape (n, 32). No such index: shape (0, 32)."""
+        ...
+
+    def indexes(self, tenant_id: str | None = None) -> list[HotIndex]:
+        """All indexes (of one tenant), by tenant, day, generation."""
+        ...
+
+    def new_index(self, tenant_id: str, day: str) -> int:
+        """Make an empty index with the next generation, neither read nor written; its number."""
+        ...
+
+    def fill(self, tenant_id: str, day: str, generation: int, rows: pa.RecordBatch) -> int:
+        """As `create`, into one generation."""
+        ...
+
+    def move_write(self, tenant_id: str, day: str, generation: int) -> None:
+        """From now on `create` goes to this generation. Durable, at one instant."""
+        ...
+
+    def move_read(self, tenant_id: str, day: str, generation: int) -> None:
+        """From now on searches read this generation. Durable, at one instant."""
+        ...
+
+    def remove(self, tenant_id: str, day: str, generation: int, hashes: Sequence[bytes]) -> int:
+        """Take events out of one index (they are not in the sealed day). Returns how many."""
+        ...
+
+    def delete_index(self, tenant_id: str, day: str, generation: int) -> None:
+        """Delete one index with all that is in it. Idempotent."""
+        ...
+
+
 # ------------------------------------------------------------------------------------- metadata
 
 
@@ -304,8 +424,16 @@ class PublicKey:
     active: bool
 
 
+@dataclass(frozen=True, slots=True)
+class DataKey:
+    """A fresh 256-bit key for one file, and the same key wrapped, to be stored beside the bytes."""
+
+    secret: bytes
+    wrapped: bytes
+
+
 class Keys(Protocol):
-    """Signing keys by purpose (`manifest`, `edge`). The private value never leaves the port.
+    """Signing keys by purpose (`manifest`, `edge`), and data keys. Signing keys stay in the port.
 
     Every writing method is durable on return. All raise `KeysUnavailable`.
     """
@@ -330,6 +458,17 @@ class Keys(Protocol):
 
         Idempotent: the first revocation counts. Raises `KeyUnknown`.
         """
+        ...
+
+    def new_data_key(self) -> DataKey:
+        """A fresh data key (for a spool segment), wrapped by a key that stays in the port.
+
+        The wrapping key is made when there is none.
+        """
+        ...
+
+    def open_data_key(self, wrapped: bytes) -> bytes:
+        """The 32 secret bytes of a wrapped data key. Raises `KeyUnknown` for any other bytes."""
         ...
 
 

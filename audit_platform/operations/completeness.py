@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from audit_platform.operations import held, manifests
 from audit_platform.operations.coverage import DayObject, coverage, inputs_of
@@ -22,6 +21,7 @@ from audit_platform.ports import Objects, Platform
 from audit_platform.record import sealed as sealed_form
 from audit_platform.record.columns import EVENT_SCHEMA, hashes_of
 from audit_platform.record.manifest import Manifest
+from audit_platform.record.parquet import read_columns
 
 _Set = npt.NDArray[np.void]
 
@@ -85,7 +85,7 @@ def _landed(objects: Objects, inputs: Iterable[DayObject]) -> _Set:
     found = []
     for o in inputs:
         with objects.open(o.object.key, o.object.version_id) as file:
-            table = pq.read_table(file, columns=["log_offset", "event_hash"])
+            table = read_columns(file, ["log_offset", "event_hash"])
         rows = table.filter(
             pc.and_(pc.less(table["log_offset"], o.end_offset), pc.is_valid(table["event_hash"]))
         )
@@ -97,7 +97,7 @@ def _sealed(objects: Objects, manifest: Manifest) -> _Set:
     found = []
     for part in manifest.parts:
         with objects.open(part.object.key, part.object.version_id) as file:
-            table = pq.read_table(file, columns=["event_hash"])
+            table = read_columns(file, ["event_hash"])
         found += [_set(hashes_of(chunk)) for chunk in table["event_hash"].chunks]
     return _union(found)
 
@@ -116,7 +116,7 @@ def _held(
     found = []
     for o in inputs:
         with objects.open(o.object.key, o.object.version_id) as file:
-            table = pq.read_table(file, columns=EVENT_SCHEMA.names)
+            table = read_columns(file, EVENT_SCHEMA.names)
         for batch in table.filter(pc.is_valid(table["event_hash"])).to_batches():
             wanted = np.isin(_set(hashes_of(batch["event_hash"])), lacking)
             rows = batch.filter(wanted)

@@ -13,12 +13,14 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from audit_platform.ports import Objects
 from audit_platform.record import sealed
 from audit_platform.record.columns import Mask, hash_column, ints_of, texts_at
 from audit_platform.record.manifest import Manifest
+from audit_platform.record.parquet import row_groups_of
+
+_COLUMNS = ("device_id", "chain_id", "event_hash")
 
 
 class HeldRows:
@@ -53,11 +55,13 @@ class HeldRows:
         return out
 
     def _hashes(self, manifest: Manifest, device: str, chain: str) -> pa.Array:
-        wanted = (pc.field("device_id") == device) & (pc.field("chain_id") == chain)
         found = [hash_column(np.zeros((0, 32), dtype=np.uint8))]
         for part in manifest.parts:
             if part.first_device <= device <= part.last_device:
                 with self._objects.open(part.object.key, part.object.version_id) as file:
-                    table = pq.read_table(file, columns=["event_hash"], filters=wanted)
-                found += table["event_hash"].chunks
+                    for rows in row_groups_of(
+                        file, device, ["device_id", "chain_id", "event_hash"]
+                    ):
+                        of_chain = rows.filter(pc.equal(rows["chain_id"], chain))
+                        found += of_chain["event_hash"].chunks
         return pa.concat_arrays(found)

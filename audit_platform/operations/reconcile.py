@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from audit_platform.errors import ObjectNotFound, OffsetOutOfRange
 from audit_platform.operations.coverage import range_records
@@ -28,6 +27,7 @@ from audit_platform.ports import Log, Objects, Platform
 from audit_platform.record.columns import Ints, ints_of
 from audit_platform.record.landing import WHOLE_RECORD, header_count
 from audit_platform.record.layout import DLQ_TOPIC, short_digest
+from audit_platform.record.parquet import read_columns
 from audit_platform.record.ranges import RangeObject, RangeRecord, RecordDigest
 
 #: Bytes of log values held at a time.
@@ -248,7 +248,7 @@ def _read(
 ) -> pa.Table | None:
     try:
         with objects.open(named.key, named.version_id) as reader:
-            return pq.read_table(reader, columns=names).select(names)
+            return read_columns(reader, names)
     except ObjectNotFound:
         result.findings.append(f"{named.key}: not in the store")
     except (pa.ArrowException, OSError, KeyError) as e:

@@ -19,7 +19,6 @@ from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from audit_platform.errors import ObjectExists, SealRefused
 from audit_platform.killpoints import Killpoint, reach
@@ -46,6 +45,8 @@ from audit_platform.record.manifest import (
     QuarantinedLink,
     previous_hash,
 )
+from audit_platform.record.parquet import read_columns
+from audit_platform.record.quarantine import QUARANTINE_SCHEMA
 
 #: Data is locked this long at first, and to its day + 2 years once a manifest names it.
 DATA_LOCK_MS: Final = 35 * layout.MS_PER_DAY
@@ -367,7 +368,7 @@ def _quarantined(
     named: list[NamedObject] = []
     for o in inputs.quarantine:
         with objects.open(o.object.key, o.object.version_id) as file:
-            table = pq.read_table(file)
+            table = read_columns(file, QUARANTINE_SCHEMA.names)
         table = table.filter(pc.less(table["log_offset"], o.end_offset))
         named.append(gather.named(o, table.num_rows))
         is_link = pc.and_(pc.equal(table["chunk"], 0), pc.is_valid(table["link_event_hash"]))

@@ -16,7 +16,6 @@ from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from audit_platform.errors import AuditPlatformError, RecordMalformed
 from audit_platform.record import layout, signing
@@ -27,6 +26,7 @@ from audit_platform.record.chain import (
 )
 from audit_platform.record.daycheck import DayCheck, Source, chain_entries
 from audit_platform.record.manifest import Manifest, previous_hash
+from audit_platform.record.parquet import row_groups_of
 from audit_platform.record.report import Entry, Report, Step
 
 
@@ -256,19 +256,17 @@ class _Tenant:
 
     def _is_event(self, counting: Sequence[Manifest], device_id: str, event_hash: str) -> bool:
         """Is this the hash of any sealed event of a device? Asked for restored edges only."""
-        wanted = (pc.field("device_id") == device_id) & (
-            pc.field("event_hash") == pa.scalar(bytes.fromhex(event_hash), pa.binary(32))
-        )
+        wanted = pa.scalar(bytes.fromhex(event_hash), pa.binary(32))
         for part in (p for m in counting for p in m.parts):
             if not part.first_device <= device_id <= part.last_device:
                 continue
             try:
                 with self.source.open(part.object.key, part.object.version_id) as file:
-                    found = pq.read_table(file, columns=["event_hash"], filters=wanted)
+                    rows = row_groups_of(file, device_id, ["device_id", "event_hash"])
+                    if any(pc.any(pc.equal(r["event_hash"], wanted)).as_py() for r in rows):
+                        return True
             except (AuditPlatformError, pa.ArrowException, OSError, ValueError):
                 continue  # step 6 or 7 has named it
-            if found.num_rows:
-                return True
         return False
 
     def _head(self, signed: Sequence[Manifest], head: TrustedHead | None) -> None:

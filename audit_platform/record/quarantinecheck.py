@@ -14,12 +14,12 @@ from typing import BinaryIO
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from audit_platform.errors import AuditPlatformError
 from audit_platform.record.canonical import canonicalize
 from audit_platform.record.links import EventLink
 from audit_platform.record.manifest import Manifest
+from audit_platform.record.parquet import read_columns
 
 Open = Callable[[str, str], AbstractContextManager[BinaryIO]]
 
@@ -36,7 +36,7 @@ def check_quarantine(opener: Open, manifest: Manifest) -> Iterator[tuple[str, Ev
     for named in manifest.quarantine:
         try:
             with opener(named.key, named.version_id) as file:
-                table = pq.read_table(file, columns=["entry_id", "chunk", "bytes"])
+                table = read_columns(file, ["entry_id", "chunk", "bytes"])
         except (AuditPlatformError, pa.ArrowException, OSError, ValueError):
             continue
         table = table.filter(pc.is_in(table["entry_id"], value_set=pa.array(sorted(wanted))))
