@@ -24,8 +24,8 @@ from audit_platform.record.columns import (
     hash_column,
     hashes_of,
     ints_of,
-    sha256_column,
 )
+from audit_platform.record.digests import sha256_column
 from audit_platform.record.manifest import Manifest, NamedObject, Part
 
 #: Changes rows of a day that carry their full prev_hash; the event hashes are made anew after it.

@@ -30,8 +30,8 @@ from audit_platform.record.columns import (
     blocks,
     canonical_lines,
     hashes_of,
-    sha256_column,
 )
+from audit_platform.record.digests import sha256_column
 from audit_platform.record.manifest import NamedObject
 
 #: Rows in a bucket: sorted and rebuilt in memory at once, about 1.5 KB each at the peak.

@@ -32,8 +32,8 @@ from audit_platform.record.columns import (
     canonical_lines,
     hashes_of,
     ints_of,
-    sha256_column,
 )
+from audit_platform.record.digests import sha256_column
 from audit_platform.record.edges import SIGNED_TYPES, edge_facts
 from audit_platform.record.links import EventLink
 from audit_platform.record.manifest import (

@@ -1,6 +1,6 @@
 """Events as columns, and from columns back to the exact bytes.
 
-`canonical_lines` and `stored_lines` rebuild events, `sha256_column` hashes them.
+`canonical_lines` and `stored_lines` rebuild events; `digests.py` hashes them.
 Belongs here: the columns of an event and conversions of whole columns. Does not: the way in
 (`lines.py`), Parquet options (`landing.py`, `sealed.py`), verdicts (`chain.py`).
 Source: design section 3 (fields, canonical event), 5 (columns); `docs/formats.md`.
@@ -11,9 +11,7 @@ column holds at most 2 GiB, Arrow's 32-bit offsets). `blocks` cuts rows to such 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -120,22 +118,6 @@ def hashes_of(column: pa.Array) -> Hashes:
 def ints_of(column: pa.Array) -> Ints:
     """An integer or timestamp column without nulls as int64."""
     return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False), dtype=np.int64)
-
-
-def sha256_column(column: pa.Array) -> Hashes:
-    """SHA-256 of each value of a string or binary column, shape (n, 32)."""
-    n = len(column)
-    if n == 0:
-        return np.zeros((0, 32), dtype=np.uint8)
-    _, offset_buffer, data_buffer = column.buffers()
-    ends = np.frombuffer(offset_buffer, dtype=np.int32)[column.offset : column.offset + n + 1]
-    base = int(ends[0])
-    # One copy of the block: slices of bytes hash faster than slices of a memoryview.
-    data = b"" if data_buffer is None else bytes(memoryview(data_buffer)[base : int(ends[-1])])
-    bounds = (ends - base).tolist()
-    sha256 = hashlib.sha256
-    digests = [sha256(data[a:b]).digest() for a, b in pairwise(bounds)]
-    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(n, 32)
 
 
 # --------------------------------------------------------------------------------------- times

@@ -30,9 +30,9 @@ from audit_platform.record.columns import (
     fixed_text,
     hash_column,
     ints_of,
-    sha256_column,
     stored_lines,
 )
+from audit_platform.record.digests import sha256_column
 
 #: Lines parsed at a time: temporary columns of this many stay in the processor's cache
 #: (measured: 7 refs an event at 2 MiB, 12 at 32 MiB).

@@ -25,10 +25,10 @@ from audit_platform.record.columns import (
     canonical_lines,
     hashes_of,
     ints_of,
-    sha256_column,
     text_at,
     texts_at,
 )
+from audit_platform.record.digests import sha256_column
 from audit_platform.record.edges import SIGNED_TYPES
 
 #: A broken part may have as many bad rows as it has rows; this many are named, the rest counted.

@@ -13,7 +13,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit_platform.record import columns, lines
+from audit_platform.record import columns, digests, lines
 
 TENANT = "eicu-79"
 
@@ -76,7 +76,7 @@ def test_every_stored_line_is_rebuilt_and_hashed_as_rfc_8785_says(
         assert row["event_hash"] == hashlib.sha256(canonical).digest()
         assert row["prev_hash"].hex() == event["prevHash"]
         assert row["sequence_number"] == event["sequenceNumber"]
-    checksum = columns.sha256_column(parsed.batch["payload"])
+    checksum = digests.sha256_column(parsed.batch["payload"])
     previous = columns.hashes_of(parsed.batch["prev_hash"])
     rebuilt = columns.stored_lines(
         parsed.batch, tenant_id=TENANT, checksum=checksum, prev_hash=previous
@@ -98,7 +98,7 @@ def test_a_changed_byte_never_changes_a_row_unseen(
     for number, raw in parsed.bad:
         assert changed.split(b"\n")[number] == raw
     if len(parsed.lines):
-        checksum = columns.sha256_column(parsed.batch["payload"])
+        checksum = digests.sha256_column(parsed.batch["payload"])
         previous = columns.hashes_of(parsed.batch["prev_hash"])
         rebuilt = columns.stored_lines(
             parsed.batch, tenant_id=TENANT, checksum=checksum, prev_hash=previous

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit_platform.ports import LogRecord
-from audit_platform.record.columns import hashes_of, sha256_column, stored_lines
+from audit_platform.record.columns import hashes_of, stored_lines
 from audit_platform.record.deadletter import Body, Refusal, entries_for, record_values
+from audit_platform.record.digests import sha256_column
 from audit_platform.record.landing import LANDING_SCHEMA, WHOLE_RECORD
 from audit_platform.record.layout import (
     DLQ_TOPIC,
