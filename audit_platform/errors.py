@@ -56,6 +56,17 @@ class KeysUnavailable(Recoverable):
     """The key store could not be read or could not make a key durable: nothing was signed."""
 
 
+class SpoolUnavailable(Recoverable):
+    """The edge's disk could not make entries durable: nothing is promised; the spool goes on."""
+
+
+class SpoolFull(AuditPlatformError):
+    """The spool is at its bound and holds nothing that may be dropped: nothing was stored.
+
+    Over HTTP: 503 with `Retry-After`; the device keeps its event.
+    """
+
+
 class UnknownTopic(AuditPlatformError):
     """A topic that the log does not hold."""
 
@@ -114,6 +125,18 @@ class TenantUnknown(AuditPlatformError):
             f"there is no tenant {tenant_id}", remedy=f"audit-platform tenant add {tenant_id}"
         )
         self.tenant_id = tenant_id
+
+
+class DeviceUnknown(AuditPlatformError):
+    """No device with this id is enrolled in this tenant. Nothing was changed."""
+
+    def __init__(self, tenant_id: str, device_id: str) -> None:
+        super().__init__(
+            f"{tenant_id} has no device {device_id}",
+            remedy=f"audit-platform device list {tenant_id} shows those that are enrolled",
+        )
+        self.tenant_id = tenant_id
+        self.device_id = device_id
 
 
 class AccessDenied(AuditPlatformError):

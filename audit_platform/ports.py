@@ -12,15 +12,16 @@ body under an object's key; times are wall-clock milliseconds since 1970 unless 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
+if TYPE_CHECKING:  # they are slow to import, and `--help` imports the ports
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
 
 # ---------------------------------------------------------------------------------------- clock
 
@@ -215,6 +216,10 @@ class Objects(Protocol):
 # ------------------------------------------------------------------------------------------ hot
 
 
+#: An unacknowledged batch comes again within the edge's 72 hours: on one of this many next days.
+HOT_COPY_DAYS: Final = 4
+
+
 class EventClock(StrEnum):
     """Which of an event's two times a window and an order go by.
 
@@ -262,7 +267,8 @@ class EventQuery:
 class HotIndex:
     """One index of HOT: a tenant's UTC day (of ingestionTime) in one generation.
 
-    Searches read the index with `is_read`; new events go to the one with `is_write`.
+    Searches read the index with `is_read`; new events go to the one with `is_write`. `documents` is
+    -1 where the index is damaged and cannot tell.
     """
 
     tenant_id: str
@@ -284,14 +290,16 @@ class Hot(Protocol):
         """Index rows of `record.columns.EVENT_SCHEMA` in the day's write index; durable on return.
 
         Rows whose eventHash is there already change nothing. Returns how many were new. A day
-        without an index gets generation 1, read and written.
+        without an index gets one, read and written. `ValueError` for a row of another day.
         """
         ...
 
     def search(self, query: EventQuery, *, is_cancelled: Callable[[], bool]) -> pa.Table:
         """At most `query.limit` rows of `EVENT_SCHEMA`, ascending by position.
 
-        `is_cancelled` is asked often enough to stop within 100 ms; then `QueryCancelled`.
+        A copy of an event that an index of up to `HOT_COPY_DAYS` days before has is left out: it
+        will be sealed once. `is_cancelled` is asked often enough to stop within 100 ms; then
+        `QueryCancelled`.
         """
         ...
 
@@ -340,13 +348,36 @@ class Role(StrEnum):
     AUDITOR = "auditor"
 
 
+class UnknownDevices(StrEnum):
+    """What ingest does with an event of a device that is not enrolled, or that is retired."""
+
+    ACCEPT = "accept"
+    DEAD_LETTER = "dead_letter"
+
+
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A hospital group whose record is kept apart from all others."""
+    """A hospital group whose record is kept apart from all others.
+
+    While it is suspended, ingest takes none of its bodies. `device_changes` counts the changes of
+    its devices: as long as it is the same, so are they.
+    """
 
     tenant_id: str
     created_ms: int
     suspended: bool
+    unknown_devices: UnknownDevices = UnknownDevices.ACCEPT
+    device_changes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device that an operator has enrolled. `retired_ms` is 0 while it may send."""
+
+    tenant_id: str
+    device_id: str
+    enrolled_ms: int
+    retired_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +392,7 @@ class ApiKey:
 
 
 class Metadata(Protocol):
-    """Small relational facts that are not evidence: tenants, credentials, edge keys.
+    """Small relational facts that are not evidence: tenants, devices, credentials, edge keys.
 
     Everything that counts as evidence is in objects; this store can be rebuilt or re-entered.
     Every writing method is durable on return. All raise `MetadataUnavailable`.
@@ -371,8 +402,38 @@ class Metadata(Protocol):
         """Add a tenant, or return the one that is there. `ValueError` for a malformed id."""
         ...
 
+    def tenant(self, tenant_id: str) -> Tenant:
+        """One tenant. Raises `TenantUnknown`."""
+        ...
+
     def tenants(self) -> list[Tenant]:
         """All tenants, by id."""
+        ...
+
+    def set_suspended(self, tenant_id: str, *, suspended: bool) -> Tenant:
+        """Suspend a tenant or let it go on; idempotent. Raises `TenantUnknown`."""
+        ...
+
+    def set_unknown_devices(self, tenant_id: str, policy: UnknownDevices) -> Tenant:
+        """Choose what becomes of events of unknown devices. Raises `TenantUnknown`."""
+        ...
+
+    def enrol_devices(self, tenant_id: str, device_ids: Iterable[str], now_ms: int) -> int:
+        """Enrol devices, all or none; a retired one may send again. Returns how many are new.
+
+        Raises `TenantUnknown`, `ValueError` for a malformed device id.
+        """
+        ...
+
+    def retire_device(self, tenant_id: str, device_id: str, now_ms: int) -> Device:
+        """Let a device send no more; idempotent: the first time counts.
+
+        Raises `TenantUnknown`, `DeviceUnknown`.
+        """
+        ...
+
+    def devices(self, tenant_id: str) -> list[Device]:
+        """All devices ever enrolled in a tenant, retired ones included, by id."""
         ...
 
     def add_api_key(self, tenant_id: str, role: Role, now_ms: int) -> tuple[ApiKey, str]:
@@ -472,7 +533,152 @@ class Keys(Protocol):
         ...
 
 
+# ---------------------------------------------------------------------------------------- spool
+
+
+class Full(StrEnum):
+    """What a full spool may do with the entries of a class.
+
+    `refuse_new`: what is stored stays, new ones are refused when nothing else may go.
+    `drop_oldest`: its oldest entries may be given up to make room for any new one.
+    """
+
+    REFUSE = "refuse_new"
+    DROP = "drop_oldest"
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolLimits:
+    """Bounds of a spool. `policy` is by event class; a class that is not named is `REFUSE`.
+
+    `segment_bytes` is a segment's usual size; an eighth of `max_bytes` when that is less.
+    """
+
+    max_bytes: int
+    max_hours: float
+    policy: Mapping[str, Full]
+    segment_bytes: int = 2 << 20
+
+
+class NewEntry(NamedTuple):
+    """Bytes of one device to keep, `count` events in all, of one class. Opaque to the spool."""
+
+    device_id: str
+    event_class: str
+    count: int  # type: ignore[assignment] # hides tuple.count, which nobody asks an entry for
+    data: bytes
+
+
+class Entry(NamedTuple):
+    """A kept entry. `position` is a running number over all openings, never given twice."""
+
+    position: int
+    appended_ms: int
+    device_id: str
+    event_class: str
+    count: int  # type: ignore[assignment] # hides tuple.count, which nobody asks an entry for
+    data: bytes
+
+
+class Dropped(NamedTuple):
+    """What a full spool gave up of one segment: entries that were not released. Declare them."""
+
+    first: int
+    entries: tuple[Entry, ...]
+
+
+class SetAside(NamedTuple):
+    """A file that is kept for people because part of it is not what was written.
+
+    `first`..`next` are the positions that cannot be read (at most; `reason` says why).
+    """
+
+    file: str
+    first: int
+    next: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolStatus:
+    """What a spool holds and how its commits went since it was opened.
+
+    `oldest_ms` is 0 and `hours` 0.0 when it is empty. `committed_entries / commits` tells how well
+    appends share an fsync; `fsync_seconds / commits` what one takes.
+    """
+
+    bytes: int
+    entries: int
+    segments: int
+    oldest_ms: int
+    hours: float
+    encrypted: bool
+    set_aside: tuple[SetAside, ...]
+    commits: int
+    committed_entries: int
+    fsync_seconds: float
+
+
+class Spool(Protocol):
+    """The edge's disk: entries that are durable, in order, until they are released. Thread safe."""
+
+    def append(self, entries: Sequence[NewEntry]) -> tuple[list[int], list[Dropped]]:
+        """Keep entries; durable on return. Their positions, ascending, and what was dropped.
+
+        Concurrent callers share one fsync. What was dropped is not read any more, but its bytes
+        stay until `declared`: after a restart before that it is there again, and is dropped again.
+        Raises `SpoolFull` (nothing stored), `SpoolUnavailable` (nothing promised, though part may
+        be there), `ValueError` for an entry that is too large (nothing stored).
+        """
+        ...
+
+    def declared(self, dropped: Sequence[Dropped]) -> None:
+        """The loss of these is on record (its event is durable): their bytes may go."""
+        ...
+
+    def read(self, position: int, max_bytes: int) -> list[Entry]:
+        """Durable entries from `position` on, at least one if there is any, about `max_bytes` long.
+
+        Never blocks for new ones; skips holes; an empty list means "at the end". Released entries
+        may be among them. Raises `SpoolUnavailable`.
+        """
+        ...
+
+    def bounds(self) -> tuple[int, int]:
+        """(first kept position, next position to be given)."""
+        ...
+
+    def release(self, runs: Iterable[tuple[int, int]]) -> None:
+        """These half-open runs of positions are archived: they need not be kept. Durable on return.
+
+        Segments that are wholly released are deleted. Raises `SpoolUnavailable`: the same call may
+        pass later; a lost mark only means that something is sent again.
+        """
+        ...
+
+    def released(self) -> list[tuple[int, int]]:
+        """Released (and unreadable) runs not below the first kept position, ascending, apart."""
+        ...
+
+    def status(self) -> SpoolStatus:
+        """Figures; cheap."""
+        ...
+
+    def close(self) -> None:
+        """Close the files and let another process open the folder. Idempotent."""
+        ...
+
+
 # ------------------------------------------------------------------------------------- platform
+
+
+@dataclass(frozen=True, slots=True)
+class EdgePorts:
+    """What an edge-gateway has: it stands in a hospital, apart from the platform."""
+
+    clock: Clock
+    keys: Keys
+    spool: Spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,6 +688,7 @@ class Platform:
     clock: Clock
     log: Log
     objects: Objects
+    hot: Hot
     metadata: Metadata
     keys: Keys
     close: Callable[[], None]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from audit_platform.adapters.embedded.keys import FileKeys
 from audit_platform.errors import (
@@ -180,6 +183,77 @@ def test_many_processes_make_keys_at_once_and_lose_none(tmp_path: Path) -> None:
     assert len(made) == 40
     assert sorted(k.key_id for k in listed) == sorted(made)
     assert [k.active for k in listed] == [False] * 39 + [True]
+
+
+def test_the_wrapping_key_is_readable_by_its_owner_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrapped = FileKeys(tmp_path).new_data_key().wrapped
+    path = tmp_path / "private" / "wrapping.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    FileKeys(tmp_path).open_data_key(wrapped)
+    assert caplog.records == []
+    path.chmod(0o644)
+    FileKeys(tmp_path).open_data_key(wrapped)
+    assert "chmod 600" in caplog.text
+
+
+def test_a_wrapped_data_key_is_rfc_3394_under_the_key_in_the_file(tmp_path: Path) -> None:
+    data_key = FileKeys(tmp_path).new_data_key()
+    value = json.loads((tmp_path / "private" / "wrapping.json").read_bytes())
+    wrapping = bytes.fromhex(value["key"])
+    assert data_key.wrapped[:8] == hashlib.sha256(wrapping).digest()[:8]
+    assert data_key.wrapped[8:] == aes_key_wrap(wrapping, data_key.secret)
+    # RFC 3394, 4.6: 256 bits of key data with a 256-bit KEK.
+    kek = bytes(range(32))
+    data = bytes.fromhex("00112233445566778899AABBCCDDEEFF000102030405060708090A0B0C0D0E0F")
+    known = "28C9F404C4B810F4CBCCB35CFB87F8263F5786E2D80ED326CBC7F0E71A99F43BFB988B9B7A02DD21"
+    value |= {"key": kek.hex(), "keyId": hashlib.sha256(kek).hexdigest()[:16]}
+    (tmp_path / "private" / "wrapping.json").write_text(json.dumps(value), encoding="ascii")
+    wrapped = hashlib.sha256(kek).digest()[:8] + bytes.fromhex(known)
+    assert FileKeys(tmp_path).open_data_key(wrapped) == data
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _: b"",
+        lambda _: b"[]",
+        lambda data: data.replace(b'"version":1', b'"version":2'),
+        lambda data: data.replace(b'"key":"', b'"key":"00'),
+        lambda data: data[: -5 - 2] + bytes([data[-7] ^ 1]) + data[-6:],
+    ],
+)
+def test_a_damaged_wrapping_key_is_refused_and_never_replaced(
+    tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    wrapped = FileKeys(tmp_path).new_data_key().wrapped
+    path = tmp_path / "private" / "wrapping.json"
+    damaged = change(path.read_bytes())
+    assert damaged != path.read_bytes()
+    path.write_bytes(damaged)
+    with pytest.raises(KeyUnknown, match="wrapping key"):
+        FileKeys(tmp_path).open_data_key(wrapped)
+    with pytest.raises(KeyUnknown, match="backup"):
+        FileKeys(tmp_path).new_data_key()
+    assert path.read_bytes() == damaged
+
+
+def test_many_processes_make_one_wrapping_key(tmp_path: Path) -> None:
+    barrier = threading.Barrier(8)
+    made: list[bytes] = []
+
+    def make() -> None:
+        keys = FileKeys(tmp_path)  # as another process: nothing is shared but the folder
+        barrier.wait()
+        made.append(keys.new_data_key().wrapped)
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({FileKeys(tmp_path).open_data_key(wrapped) for wrapped in made}) == 8
 
 
 # ------------------------------------------------------------------------------------ power cuts

@@ -13,7 +13,8 @@ import pytest
 
 from audit_platform.adapters.embedded.files import FsyncSite
 from audit_platform.adapters.embedded.keys import FileKeys
-from audit_platform.ports import PublicKey
+from audit_platform.errors import KeyUnknown
+from audit_platform.ports import DataKey, PublicKey
 from audit_platform_tests.adapters.lives import broken_promises
 from audit_platform_tests.clocks import START_MS
 from audit_platform_tests.powercut import PowerCutFiles
@@ -27,10 +28,13 @@ class KeysScript:
 
     def __init__(self) -> None:
         self.told: dict[str, PublicKey] = {}
+        self.wrapped: list[DataKey] = []
 
     def run(self, files: PowerCutFiles) -> None:
         """See `Script.run`."""
         keys = FileKeys(ROOT, files)
+        # First: making the wrapping key fsyncs the folder, which would stand in for other fsyncs.
+        self.wrapped.append(keys.new_data_key())
         first = self._tell(keys.new("manifest", START_MS))
         self._tell(keys.new("edge", START_MS))
         self._sign(keys)
@@ -44,6 +48,7 @@ class KeysScript:
         for key in keys.public_keys():
             self._tell(key)
         self._sign(keys)
+        self.wrapped.append(keys.new_data_key())
 
     def broken(self, files: PowerCutFiles) -> list[str]:
         """See `Script.broken`."""
@@ -55,6 +60,12 @@ class KeysScript:
             for k, told in self.told.items()
             if told.revoked_ms and k in held and not held[k].revoked_ms
         ]
+        for data_key in self.wrapped:
+            try:
+                if keys.open_data_key(data_key.wrapped) != data_key.secret:
+                    broken.append("a data key opens as another")
+            except KeyUnknown as e:
+                broken.append(f"a data key does not open: {e}")
         self._sign(keys)  # raises for an active key without its private value
         keys.new("manifest", START_MS + 9)
         return broken

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit_platform.adapters.embedded import segments
-from audit_platform.adapters.embedded.segments import Damage, SegmentReader, StoredRecord
+from audit_platform.adapters.embedded.segment_reader import SegmentReader
+from audit_platform.adapters.embedded.segments import Damage, StoredRecord
 from audit_platform_tests.powercut import PowerCutFiles
 
 PATH: Final = Path("/00.seg")

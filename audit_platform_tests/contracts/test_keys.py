@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,11 @@ class TestFiles(KeysContract):
         """No key yet."""
         return FileKeys(tmp_path / "keys")
 
+    @pytest.fixture
+    def opener(self, tmp_path: Path) -> Callable[[], Keys]:
+        """The same keys in another OS process: picklable."""
+        return partial(FileKeys, tmp_path / "keys")
+
 
 class TestFilesOpenedAgain(KeysContract):
     """The same, where every call finds only what the calls before have left on disk."""
@@ -28,10 +35,15 @@ class TestFilesOpenedAgain(KeysContract):
         """Forgets everything between calls."""
         return _Forgetful(tmp_path / "keys")
 
+    @pytest.fixture
+    def opener(self, tmp_path: Path) -> Callable[[], Keys]:
+        """The same keys in another OS process: picklable."""
+        return partial(_Forgetful, tmp_path / "keys")
+
 
 class _Forgetful(FileKeys):
     def __getattribute__(self, name: str) -> object:
-        if name in ("sign", "public_keys", "new", "revoke"):
+        if name in ("sign", "public_keys", "new", "revoke", "new_data_key", "open_data_key"):
             root: Path = object.__getattribute__(self, "_root")
             return getattr(FileKeys(root), name)
         return object.__getattribute__(self, name)

@@ -44,6 +44,20 @@ class FsyncSite(StrEnum):
     KEY_RECORD = "key_record"  # a key file: its bytes
     KEY_NAME = "key_name"  # a key file: its name
     KEY_ADOPTED_NAME = "key_adopted_name"  # a list of keys that a dead process put there: its name
+    HOT_FOLDER = "hot_folder"  # folder of the search indexes: its name
+    HOT_INDEX_NAME = "hot_index_name"  # a new search index: its name
+    HOT_ALIASES = "hot_aliases"  # which index is read and written: the bytes
+    HOT_ALIASES_NAME = "hot_aliases_name"  # the same: the name
+    KEY_WRAPPING_ADOPTED = "key_wrapping_adopted"  # the wrapping key, the same: its name
+    SPOOL_FOLDER = "spool_folder"  # folder of the spool: its name
+    SPOOL_SEGMENT_NAME = "spool_segment_name"  # a new segment of the spool: its name
+    SPOOL_FRAMES = "spool_frames"  # appended frames of the spool
+    SPOOL_ADOPTED = "spool_adopted"  # frames that a dead process left in the spool
+    SPOOL_INDEX = "spool_index"  # the spool's index, written anew: its bytes
+    SPOOL_INDEX_NAME = "spool_index_name"  # the same: its name
+    SPOOL_RELEASED = "spool_released"  # marks of what is released
+    SPOOL_ASIDE_FOLDER = "spool_aside_folder"  # folder of what is set aside: its name
+    SPOOL_ASIDE_NAME = "spool_aside_name"  # a segment that was set aside: its name there
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,23 @@
-"""Ed25519 signing keys in files: the private values apart, one public list replaced at one instant.
+"""Keys in files: signing keys with one public list replaced at one instant, and a wrapping key.
 
     <root>/private/<key id>.pem   PKCS8, readable by its owner only, written once
+    <root>/private/wrapping.json  the key that wraps data keys, likewise
     <root>/keys.json              every key ever made here: what an auditor needs
     <root>/keys.lock              locked while the list changes
 
 Belongs here: those files and signing with them. Does not: what is signed (`record/signing.py`).
-A key counts once the list names it; a private file that no list names means nothing.
-Source: design section 5 (manifests); RFC 8032, RFC 8410; the promises are those of `ports.Keys`.
+A signing key counts once the list names it; a private .pem that no list names means nothing.
+A wrapped data key is 48 bytes: id of the wrapping key (first 8 bytes of its SHA-256), then AES-256
+key wrap, which needs no nonce, so a machine restored from a copy repeats none.
+Source: design section 5 (manifests); RFC 8032, RFC 8410, RFC 3394; promises: `ports.Keys`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +26,7 @@ from typing import Any, Final
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -37,12 +43,17 @@ from audit_platform.adapters.embedded.files import (
     unlink_if_there,
 )
 from audit_platform.errors import KeysUnavailable, KeyUnknown, RecordMalformed
-from audit_platform.ports import PublicKey
+from audit_platform.ports import DataKey, PublicKey
 from audit_platform.record.signing import key_id_of, public_bytes
 
 PURPOSES: Final = ("manifest", "edge")
 
 FORMAT_VERSION: Final = 1
+
+#: Data keys and the key that wraps them: AES-256.
+DATA_KEY_BYTES: Final = 32
+_WRAPPING_ID_BYTES: Final = 8
+_WRAPPING_FILE: Final = "wrapping.json"
 
 _OWNER_ONLY: Final = 0o600
 _EVERYBODY_READS: Final = 0o644
@@ -62,6 +73,7 @@ class FileKeys:
         self._private = root / "private"
         self._warned: set[str] = set()
         self._durable = b""  # the last list whose name was durable for certain
+        self._wrapping: bytes | None = None  # once its name was durable for certain
 
     def sign(self, purpose: str, message: bytes) -> tuple[str, bytes]:
         """See `ports.Keys`."""
@@ -116,6 +128,60 @@ class FileKeys:
                 self._write(list(known.values()))
             return known[key_id]
 
+    def new_data_key(self) -> DataKey:
+        """See `ports.Keys`. Raises `KeyUnknown` when the wrapping key's file is damaged."""
+        with _disk("making a data key"):
+            wrapping = self._wrapping_key() or self._make_wrapping_key()
+        secret = secrets.token_bytes(DATA_KEY_BYTES)
+        return DataKey(secret, _wrapping_id(wrapping) + aes_key_wrap(wrapping, secret))
+
+    def open_data_key(self, wrapped: bytes) -> bytes:
+        """See `ports.Keys`."""
+        with _disk("reading the wrapping key"):
+            wrapping = self._wrapping_key()
+        remedy = f"bring private/{_WRAPPING_FILE} of that time back from the backup"
+        if wrapping is None:
+            raise KeyUnknown("there is no wrapping key", remedy=remedy)
+        if not wrapped.startswith(_wrapping_id(wrapping)):
+            raise KeyUnknown("not wrapped by our wrapping key", remedy=remedy)
+        try:
+            secret = aes_key_unwrap(wrapping, wrapped[_WRAPPING_ID_BYTES:])
+        except (InvalidUnwrap, ValueError) as e:
+            raise KeyUnknown("not a wrapped data key", remedy="the bytes are damaged") from e
+        if len(secret) != DATA_KEY_BYTES:
+            raise KeyUnknown("a wrapped key of another length", remedy="the bytes are damaged")
+        return secret
+
+    def _wrapping_key(self) -> bytes | None:
+        """The wrapping key, or None when there is none; its name is durable on return."""
+        if self._wrapping is None:
+            path = self._private / _WRAPPING_FILE
+            if (found := self._files.stat(path)) is None:
+                return None
+            self._warn_if_readable(path, found.permissions, "what it wraps is no secret any more")
+            wrapping = _parse_wrapping(path, read_whole(self._files, path))
+            # Who made it may have died before its name was durable; what it wraps must outlive us.
+            self._files.fsync_dir(self._private, FsyncSite.KEY_WRAPPING_ADOPTED)
+            self._wrapping = wrapping
+        return self._wrapping
+
+    def _make_wrapping_key(self) -> bytes:
+        with self._alone():
+            if (others := self._wrapping_key()) is not None:
+                return others
+            mkdirs(self._files, self._private, FsyncSite.KEY_FOLDER, below=self._root)
+            wrapping = secrets.token_bytes(DATA_KEY_BYTES)
+            value = {
+                "kind": "wrapping-key",
+                "version": FORMAT_VERSION,
+                "keyId": _wrapping_id(wrapping).hex(),
+                "key": wrapping.hex(),
+            }
+            data = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+            self._replace(self._private / _WRAPPING_FILE, data, _OWNER_ONLY)
+            self._wrapping = wrapping
+            return wrapping
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Only one process at a time changes the list."""
@@ -148,6 +214,15 @@ class FileKeys:
     def _pem(self, key_id: str) -> Path:
         return self._private / f"{key_id}.pem"
 
+    def _warn_if_readable(self, path: Path, permissions: int, remedy: str) -> None:
+        if permissions & _NOT_THE_OWNER and path.name not in self._warned:
+            self._warned.add(path.name)
+            _log.warning(
+                "%s can be read by others than its owner: chmod 600 it; if somebody may have, %s",
+                path,
+                remedy,
+            )
+
     def _private_key(self, key: PublicKey) -> Ed25519PrivateKey:
         path = self._pem(key.key_id)
         remedy = f"bring {path.name} back from the backup, or audit-platform keys rotate"
@@ -155,15 +230,11 @@ class FileKeys:
             found = self._files.stat(path)
             if found is None:
                 raise KeyUnknown(f"the private value of {key.key_id} is missing", remedy=remedy)
-            if found.permissions & _NOT_THE_OWNER and key.key_id not in self._warned:
-                self._warned.add(key.key_id)
-                _log.warning(
-                    "%s can be read by others than its owner: chmod 600 it; if somebody may have, "
-                    "audit-platform keys rotate %s and keys revoke %s",
-                    path,
-                    key.purpose,
-                    key.key_id,
-                )
+            self._warn_if_readable(
+                path,
+                found.permissions,
+                f"audit-platform keys rotate {key.purpose} and keys revoke {key.key_id}",
+            )
             pem = read_whole(self._files, path)
         try:
             private = load_pem_private_key(pem, None)
@@ -228,3 +299,24 @@ def _parse_key(value: dict[str, Any]) -> PublicKey:
         revoked_ms=int(value["revokedMs"]),
         active=bool(value["active"]),
     )
+
+
+def _wrapping_id(wrapping: bytes) -> bytes:
+    return hashlib.sha256(wrapping).digest()[:_WRAPPING_ID_BYTES]
+
+
+def _parse_wrapping(path: Path, data: bytes) -> bytes:
+    """The wrapping key in a file's bytes. A damaged one must never be replaced by a new one."""
+    remedy = f"bring {path.name} back from the backup; never delete it while a spool holds data"
+    try:
+        value = orjson.loads(data)
+        is_ours = value["kind"] == "wrapping-key" and value["version"] == FORMAT_VERSION
+        wrapping = bytes.fromhex(value["key"])
+        is_whole = (
+            len(wrapping) == DATA_KEY_BYTES and value["keyId"] == _wrapping_id(wrapping).hex()
+        )
+    except (KeyError, TypeError, ValueError) as e:
+        raise KeyUnknown(f"{path} is not a wrapping key", remedy=remedy) from e
+    if not (is_ours and is_whole):
+        raise KeyUnknown(f"{path} is not a wrapping key, or is damaged", remedy=remedy)
+    return wrapping

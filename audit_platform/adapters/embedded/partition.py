@@ -24,7 +24,8 @@ from typing import Final
 
 from audit_platform.adapters.embedded import segments
 from audit_platform.adapters.embedded.files import Files, FsyncSite
-from audit_platform.adapters.embedded.segments import Damage, FrameBody, SegmentReader, StoredRecord
+from audit_platform.adapters.embedded.segment_reader import SegmentReader
+from audit_platform.adapters.embedded.segments import Damage, FrameBody, StoredRecord
 from audit_platform.killpoints import Killpoint, reach
 
 _MARK: Final = struct.Struct(">QQQBI")

@@ -1,8 +1,8 @@
 """Segment files: frames of records with checksums, readable after any crash.
 
-Belongs here: the bytes of a segment, finding the end of what is whole, reading from an offset.
-Does not: topics, who may append, when something is durable (`partition.py`, the edge's spool).
-Source: `README.md` beside this file.
+Belongs here: the bytes of a segment, finding the end of what is whole, checking all of it.
+Does not: reading from an offset (`segment_reader.py`), who may append, when something is durable
+(`partition.py`, the edge's spool). Source: `README.md` beside this file.
 
 A segment is a header and then frames, one frame per commit. All numbers are big-endian.
 
@@ -16,20 +16,19 @@ The tag is the first four bytes of the random segment id: a disk that shows old 
 cannot pass off another segment's frame as ours. The frame's header has its own
 CRC-32 (it covers the body's), so that a reader may skip frames by their headers alone, and so that
 a frame that is *shorter than it says* is told from one that is damaged: only the first is surely
-the unacknowledged end of a crashed write and may be cut off.
+the unacknowledged end of a crashed write and may be cut off. The log's bodies are plain; the edge's
+spool passes a `BodyCodec`, which seals each compressed body under the header before the CRCs.
 """
 
 from __future__ import annotations
 
-import bisect
 import os
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import orjson
 import zstandard
@@ -41,6 +40,7 @@ _MAGIC: Final = b"AUDITSEG"
 _FRAME_MAGIC: Final = b"\xf5FRM"
 _HEADER: Final = struct.Struct(">8sHHQ16sI")
 _FRAME: Final = struct.Struct(">4s4sQIIIII")
+_FRAME_HEAD: Final = struct.Struct(">4s4sQIII")  # the same without its CRCs
 _RECORD: Final = struct.Struct(">QHI")
 _TAG_BYTES: Final = 4
 
@@ -57,8 +57,6 @@ MAX_VALUE_BYTES: Final = 1 << 20
 #: Headers are short text; this keeps a bug from storing data in them.
 MAX_HEADERS_BYTES: Final = 4096
 
-#: A reader remembers one place per so many bytes: a jump to an offset walks at most this far.
-_INDEX_STEP: Final = 256 << 10
 #: How much is read at once when looking for the next good frame behind a damaged one.
 _SEARCH_BYTES: Final = 1 << 20
 
@@ -106,6 +104,32 @@ class Frame:
     def next_offset(self) -> int:
         """Offset after the last record of the frame."""
         return self.first_offset + self.count
+
+    @property
+    def head(self) -> bytes:
+        """What the frame's header says, as a codec gets it: the header without its CRCs."""
+        return _FRAME_HEAD.pack(
+            _FRAME_MAGIC,
+            self.tag,
+            self.first_offset,
+            self.count,
+            self.body_bytes,
+            self.raw_bytes,
+        )
+
+
+class BodyCodec(Protocol):
+    """Seals a compressed body for its place, `overhead` bytes longer, and opens it again."""
+
+    overhead: int
+
+    def seal(self, head: bytes, data: bytes) -> bytes:
+        """The body to store under this frame header (see `Frame.head`)."""
+        ...
+
+    def open(self, head: bytes, sealed: bytes) -> bytes | None:
+        """What was sealed, or None when header or body are not what `seal` was given."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,24 +225,27 @@ class FrameBody:
 
 def compress(records: Sequence[Sequence[bytes]]) -> FrameBody:
     """Body of a frame over encoded records. About 1.6 microseconds per 700 bytes."""
-    raw = b"".join([piece for record in records for piece in record])
+    return compress_raw(b"".join([piece for record in records for piece in record]), len(records))
+
+
+def compress_raw(raw: bytes, count: int) -> FrameBody:
+    """Body of a frame over bytes that hold `count` records in any form."""
     data = _coders.compressor.compress(raw)
-    return FrameBody(data, len(records), len(raw), zlib.crc32(data))
+    return FrameBody(data, count, len(raw), zlib.crc32(data))
 
 
-def encode_frame(tag: bytes, first_offset: int, body: FrameBody) -> bytes:
+def encode_frame(
+    tag: bytes, first_offset: int, body: FrameBody, codec: BodyCodec | None = None
+) -> bytes:
     """Bytes of a frame."""
-    head = _FRAME.pack(
-        _FRAME_MAGIC,
-        tag,
-        first_offset,
-        body.count,
-        len(body.data),
-        body.raw_bytes,
-        body.crc,
-        0,
-    )[:-4]
-    return b"".join((head, zlib.crc32(head).to_bytes(4, "big"), body.data))
+    data, crc = body.data, body.crc
+    size = len(data) if codec is None else len(data) + codec.overhead
+    head = _FRAME_HEAD.pack(_FRAME_MAGIC, tag, first_offset, body.count, size, body.raw_bytes)
+    if codec is not None:
+        data = codec.seal(head, data)
+        crc = zlib.crc32(data)
+    head += crc.to_bytes(4, "big")
+    return b"".join((head, zlib.crc32(head).to_bytes(4, "big"), data))
 
 
 def parse_frame(data: bytes, position: int, tag: bytes | None) -> Frame | None:
@@ -241,12 +268,23 @@ def read_body(files: Files, handle: int, frame: Frame) -> bytes | None:
     return data
 
 
+def raw_of(frame: Frame, body: bytes, codec: BodyCodec | None = None) -> bytes | None:
+    """What was compressed; None when the body is not what a frame with this header holds."""
+    opened = body if codec is None else codec.open(frame.head, body)
+    try:
+        if opened is None or zstandard.frame_content_size(opened) != frame.raw_bytes:
+            return None
+        return _coders.decompressor.decompress(opened, max_output_size=MAX_FRAME_BYTES)
+    except zstandard.ZstdError:
+        return None
+
+
 def decode_records(frame: Frame, body: bytes, offset: int) -> list[StoredRecord] | None:
     """The frame's records from `offset` on; None when the body is not what a frame holds."""
+    raw = raw_of(frame, body)
+    if raw is None:
+        return None
     try:
-        if zstandard.frame_content_size(body) != frame.raw_bytes:
-            return None
-        raw = _coders.decompressor.decompress(body, max_output_size=MAX_FRAME_BYTES)
         records = []
         at = 0
         for o in range(frame.first_offset, frame.next_offset):
@@ -256,7 +294,7 @@ def decode_records(frame: Frame, body: bytes, offset: int) -> list[StoredRecord]
             if o >= offset:
                 headers = orjson.loads(raw[value_at - head : value_at])
                 records.append(StoredRecord(o, appended_ms, headers, raw[value_at:at]))
-    except (zstandard.ZstdError, struct.error, orjson.JSONDecodeError):
+    except (struct.error, orjson.JSONDecodeError):
         return None
     return records if at == len(raw) else None
 
@@ -309,88 +347,7 @@ def scan(
             break
         if read_body(files, handle, frame) is None:
             damage.append(Damage(segment, position, frame.end, frame.first_offset, frame.count))
-        position, next_offset, end_offset = frame.end, frame.next_offset, frame.next_offset
+        position = frame.end
+        next_offset = max(next_offset, frame.next_offset)
+        end_offset = max(end_offset or 0, frame.next_offset)
     return Scan(position, next_offset, end_offset, torn, tuple(damage))
-
-
-class SegmentReader:
-    """One open segment for reading by offset. Not for several threads at once."""
-
-    def __init__(
-        self, files: Files, path: Path, base_offset: int, on_damage: Callable[[Damage], None]
-    ) -> None:
-        self._files = files
-        self._name = path.name
-        self._on_damage = on_damage
-        self.base_offset = base_offset
-        self._handle = files.open(path)
-        header = parse_header(files.pread(self._handle, HEADER_BYTES, 0))
-        if header is None:
-            on_damage(Damage(self._name, 0, HEADER_BYTES, None, None))
-        self._tag = header.tag if header else None
-        self._index = [(base_offset, HEADER_BYTES)]
-        self._held: tuple[int, list[StoredRecord]] = (-1, [])
-
-    def close(self) -> None:
-        """Close the file."""
-        self._files.close(self._handle)
-
-    def size(self) -> int:
-        """Length of the file in bytes."""
-        return self._files.size(self._handle)
-
-    def read(self, offset: int, limit: int, max_bytes: int) -> list[StoredRecord]:
-        """Records from `offset` on whose frames end at or before position `limit`.
-
-        At least one if there is any, then until their values reach `max_bytes`.
-        """
-        records: list[StoredRecord] = []
-        left = max_bytes
-        for frame in self._frames(offset, limit):
-            decoded = self._decode(frame, offset)
-            for i, record in enumerate(decoded):
-                records.append(record)
-                left -= len(record.value)
-                if left <= 0:
-                    self._held = (frame.position, decoded[i + 1 :])
-                    return records
-        return records
-
-    def end_offset(self, limit: int) -> int | None:
-        """Offset after the last frame that ends at or before `limit`; None without any."""
-        end = None
-        for frame in self._frames(self.base_offset, limit):
-            end = frame.next_offset
-        return end
-
-    def _frames(self, offset: int, limit: int) -> Iterator[Frame]:
-        at = bisect.bisect_right(self._index, offset, key=lambda entry: entry[0]) - 1
-        position = self._index[max(at, 0)][1]
-        while position < limit:
-            head = self._files.pread(self._handle, FRAME_HEADER_BYTES, position)
-            frame = parse_frame(head, position, self._tag)
-            if frame is None or frame.end > limit:
-                frame = find_frame(self._files, self._handle, position + 1, limit, self._tag)
-                until = limit if frame is None else frame.position
-                self._on_damage(Damage(self._name, position, until, None, None))
-                if frame is None or frame.end > limit:
-                    return
-            if frame.position - self._index[-1][1] >= _INDEX_STEP:
-                self._index.append((frame.first_offset, frame.position))
-            position = frame.end
-            if frame.next_offset > offset:
-                yield frame
-
-    def _decode(self, frame: Frame, offset: int) -> list[StoredRecord]:
-        position, held = self._held
-        self._held = (-1, [])
-        if position == frame.position and held and held[0].offset <= offset:
-            return [r for r in held if r.offset >= offset]
-        body = read_body(self._files, self._handle, frame)
-        decoded = None if body is None else decode_records(frame, body, offset)
-        if decoded is None:
-            self._on_damage(
-                Damage(self._name, frame.position, frame.end, frame.first_offset, frame.count)
-            )
-            return []
-        return decoded
