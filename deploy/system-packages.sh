@@ -5,6 +5,7 @@ set -euo pipefail
 
 missing=()
 command -v strace >/dev/null || missing+=(strace)
+command -v openssl >/dev/null || missing+=(openssl)
 [ ${#missing[@]} -eq 0 ] && exit 0
 install="apt-get install --yes --no-install-recommends ${missing[*]}"
 if [ "${CI:-}" = true ] || [ "${AUDIT_INSTALL:-}" = 1 ]; then

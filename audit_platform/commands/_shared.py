@@ -30,6 +30,11 @@ def _tenant(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 
 
 def _day(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    return parse_day(value)
+
+
+def parse_day(value: str) -> str:
+    """A UTC day as text, as it is. Raises `click.BadParameter`."""
     try:
         good = date.fromisoformat(value).isoformat() == value
     except ValueError:
@@ -84,6 +89,32 @@ def platform(given: Settings) -> Iterator[Platform]:
         yield opened
     finally:
         opened.close()
+
+
+def record_action(action: str, **about: str | int) -> None:
+    """Put what an operator has just done on record, in the tenant `platform`; durable on return.
+
+    `about` is what the schema `operator_action` allows. Before any service has made the log there
+    is nothing to record in. Raises `AuditPlatformError` when the action stands without a record:
+    the caller shows nothing then, and every command may be run again.
+    """
+    from audit_platform.operations.own_events import (  # noqa: PLC0415 - only a command that runs
+        OwnEvent,
+        OwnSource,
+    )
+
+    given = settings()
+    if not given.log_folder.is_dir():
+        return
+    payload = {"action": action, "actor": f"uid-{os.getuid()}", **about}
+    try:
+        with platform(given) as opened:
+            OwnSource(opened, "cli").append([OwnEvent("operator_action", payload)])
+    except AuditPlatformError as e:
+        raise AuditPlatformError(
+            f"{action} is done, but not on record: {e.reason}",
+            remedy="run the same command again once the log and the keys answer",
+        ) from e
 
 
 # --------------------------------------------------------------------------------------- printing

@@ -7,6 +7,7 @@ import click
 from audit_platform.commands._shared import (
     json_option,
     metadata,
+    record_action,
     show,
     show_rows,
     tenant_argument,
@@ -47,6 +48,7 @@ def add(*, tenant: str, role: str, as_json: bool) -> None:
     """Make a credential. Its secret is shown once, here, and can never be shown again."""
     with metadata() as (store, clock):
         key, secret = store.add_api_key(tenant, Role(role), clock.now_ms())
+    record_action("apikey add", tenant=tenant, subject=key.key_id, role=role)
     show(_fields(key) | {"secret": secret}, as_json=as_json)
 
 
@@ -65,4 +67,5 @@ def revoke(*, key_id: str) -> None:
     """Revoke a credential for good."""
     with metadata() as (store, clock):
         store.revoke_api_key(key_id, clock.now_ms())
+    record_action("apikey revoke", subject=key_id)
     click.echo(f"revoked {key_id}")

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import click
 
-from audit_platform.commands._shared import json_option, metadata, show, show_rows, tenant_argument
+from audit_platform.commands._shared import (
+    json_option,
+    metadata,
+    record_action,
+    show,
+    show_rows,
+    tenant_argument,
+)
 
 #: Hex digits of a raw Ed25519 public key.
 _HEX_DIGITS = 64
@@ -37,6 +44,7 @@ def add(*, tenant: str, public_key: bytes, as_json: bool) -> None:
     """Register the public key (64 hex digits) of a tenant's edge; idempotent."""
     with metadata() as (store, clock):
         key_id = store.add_edge_key(tenant, public_key, clock.now_ms())
+    record_action("edge-key add", tenant=tenant, subject=key_id)
     show({"keyId": key_id, "tenantId": tenant, "publicKey": public_key.hex()}, as_json=as_json)
 
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
+
 import click
 
-from audit_platform.commands._shared import json_option, keys, show, show_rows, utc
+from audit_platform.commands._shared import (
+    json_option,
+    keys,
+    record_action,
+    show,
+    show_rows,
+    utc,
+)
 from audit_platform.errors import AuditPlatformError, KeyUnknown
 from audit_platform.ports import PublicKey
 
@@ -42,7 +51,9 @@ def new(*, purpose: str, as_json: bool) -> None:
         raise AuditPlatformError(
             f"there is a {purpose} key already", remedy=f"audit-platform keys rotate {purpose}"
         )
-    show(_fields(store.new(purpose, clock.now_ms())), as_json=as_json)
+    made = store.new(purpose, clock.now_ms())
+    record_action("keys new", subject=made.key_id)
+    show(_fields(made), as_json=as_json)
 
 
 @command.command(epilog="Example: audit-platform keys rotate manifest")
@@ -55,7 +66,34 @@ def rotate(*, purpose: str, as_json: bool) -> None:
         raise KeyUnknown(
             f"there is no {purpose} key to rotate", remedy=f"audit-platform keys new {purpose}"
         )
-    show(_fields(store.new(purpose, clock.now_ms())), as_json=as_json)
+    made = store.new(purpose, clock.now_ms())
+    record_action("keys rotate", subject=made.key_id)
+    show(_fields(made), as_json=as_json)
+
+
+@command.command(epilog="Example: audit-platform keys check")
+@json_option
+def check(*, as_json: bool) -> None:
+    """Sign something with every active key and check it: the private values are there and fit."""
+    from audit_platform.record.signing import verify  # noqa: PLC0415 - imports slowly
+
+    store, _ = keys()
+    active = [k for k in store.public_keys() if k.active]
+    if not active:
+        raise KeyUnknown("no key is active", remedy="audit-platform keys new manifest")
+    # A context of its own: it can stand for nothing that is signed elsewhere.
+    message = b"audit-platform keys check v1\n" + secrets.token_bytes(16)
+    for key in active:
+        key_id, signature = store.sign(key.purpose, message)
+        if key_id != key.key_id or not verify(key.public_key, signature, message):
+            raise KeyUnknown(
+                f"{key.key_id} does not sign as its public key says",
+                remedy="bring the keys back from the backup (deploy/runbooks/signing-key.md)",
+            )
+    rows: list[dict[str, object]] = [
+        {"keyId": k.key_id, "purpose": k.purpose, "signs": True} for k in active
+    ]
+    show_rows(rows, as_json=as_json, none="")
 
 
 @command.command("list", epilog="Example: audit-platform keys list")
@@ -78,6 +116,7 @@ def revoke(*, key_id: str, as_json: bool) -> None:
     """
     store, clock = keys()
     revoked = store.revoke(key_id, clock.now_ms())
+    record_action("keys revoke", subject=key_id)
     show(_fields(revoked), as_json=as_json)
     if not any(k.active and k.purpose == revoked.purpose for k in store.public_keys()):
         click.echo(

@@ -40,7 +40,13 @@ def main(path: Path) -> None:
             public = bytes([round_number * 16 + number]) * 32
             store.add_edge_key(tenant, public, NOW)
             _say(edge_of=tenant, public=public.hex())
+            store.enrol_devices(tenant, ["pump-1", "pump-2"], NOW)
+            _say(enrolled_in=tenant)
+            store.set_suspended(tenant, suspended=True)
+            _say(suspended=tenant)
             if number:
+                store.retire_device(tenant, "pump-1", NOW)
+                _say(retired_in=tenant)
                 store.revoke_api_key(key.key_id, NOW)
                 _say(revoked=key.key_id)
         store.close()

@@ -19,16 +19,36 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from audit_platform.adapters.embedded import metadata
-from audit_platform.adapters.embedded.metadata import HEAD, TABLES, open_sqlite
+from audit_platform.adapters.embedded.metadata import open_sqlite
+from audit_platform.adapters.embedded.metadata_tables import HEAD, TABLES
 from audit_platform.errors import AuditPlatformError, MetadataUnavailable
-from audit_platform.ports import Role
+from audit_platform.ports import Role, Tenant
 from audit_platform_tests.cutdisk import Fsync
 from audit_platform_tests.tracing import Omit, Trace, record
 
 NOW = 1_772_323_200_000
 #: What the child says in one run.
-PROMISES = 15
+PROMISES = 25
 CHILD = "audit_platform_tests.adapters.metadata_child"
+#: A store as revision 0001 left it, a tenant and an edge key in it.
+FIRST_VERSION = (
+    """
+CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY);
+INSERT INTO alembic_version VALUES ('0001');
+CREATE TABLE tenants (tenant_id VARCHAR(63) NOT NULL PRIMARY KEY, created_ms BIGINT NOT NULL,
+    suspended BOOLEAN NOT NULL);
+CREATE TABLE api_keys (key_id VARCHAR(16) NOT NULL PRIMARY KEY,
+    tenant_id VARCHAR(63) NOT NULL REFERENCES tenants (tenant_id), role VARCHAR(16) NOT NULL,
+    secret_sha256 VARCHAR(64) NOT NULL, created_ms BIGINT NOT NULL, revoked_ms BIGINT NOT NULL);
+CREATE TABLE edge_keys (tenant_id VARCHAR(63) NOT NULL REFERENCES tenants (tenant_id),
+    key_id VARCHAR(16) NOT NULL, public_key BLOB NOT NULL, created_ms BIGINT NOT NULL,
+    PRIMARY KEY (tenant_id, key_id));
+INSERT INTO tenants VALUES ('north', 5, 1);
+INSERT INTO edge_keys VALUES ('north', '0011223344556677', CAST('"""
+    + "k" * 32
+    + """' AS BLOB), 5);
+"""
+)
 
 
 def test_a_secret_is_stored_only_as_its_hash(tmp_path: Path) -> None:
@@ -67,6 +87,18 @@ def test_the_newest_revision_is_the_one_that_the_code_knows() -> None:
     config = Config()
     config.set_main_option("script_location", "audit_platform.adapters:migrations")
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
+
+
+def test_a_store_of_the_first_version_is_brought_up_and_keeps_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.db"
+    with sqlite3.connect(path) as raw:
+        raw.executescript(FIRST_VERSION)
+    raw.close()
+    store = open_sqlite(path)
+    assert store.tenants() == [Tenant("north", 5, suspended=True)]
+    assert store.enrol_devices("north", ["pump-1"], NOW) == 1
+    assert store.edge_keys("north") == {"0011223344556677": b"k" * 32}
+    store.close()
 
 
 def test_a_store_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -218,6 +250,9 @@ def _broken(disk_folder: Path, promised: list[dict[str, str]]) -> list[str]:
                 bytes.fromhex(p["public"]) in store.edge_keys(p["edge_of"]).values()
             ),
             "revoked": lambda p: p["revoked"] in revoked,
+            "enrolled_in": lambda p: len(store.devices(p["enrolled_in"])) == 2,
+            "suspended": lambda p: store.tenant(p["suspended"]).suspended,
+            "retired_in": lambda p: any(d.retired_ms for d in store.devices(p["retired_in"])),
         }
         return [str(p) for p in promised if not keeps[next(iter(p))](p)]
     except AuditPlatformError as e:

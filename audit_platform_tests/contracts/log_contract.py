@@ -9,6 +9,7 @@ import multiprocessing
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.synchronize import Barrier
 from typing import Protocol
 
@@ -16,6 +17,7 @@ import pytest
 
 from audit_platform.errors import NotAssigned, OffsetOutOfRange, UnknownTopic
 from audit_platform.ports import GroupMember, Log, LogRecord, NewRecord
+from audit_platform_tests.actor import Actor, ActorError, actor
 
 #: Enough to be asked for until members agree; an adapter that needs more does not converge.
 ROUNDS = 200
@@ -73,6 +75,60 @@ def append_numbered(
     ready.wait()
     for i in range(count):
         log.append(topic, [NewRecord(0, f"{writer} {i}".encode(), {"writer": writer})])
+
+
+class Consumer:
+    """In a process of its own: a log and a member of a group of it."""
+
+    def __init__(self, opener: Callable[[], Log], topic: str, member: str) -> None:
+        self._log = opener()
+        self._topic = topic
+        self._member = self._log.join("readers", topic, member)
+
+    def assignment(self) -> frozenset[int]:
+        """See `GroupMember`."""
+        return self._member.assignment()
+
+    def commit(self, partition: int, offset: int) -> None:
+        """See `GroupMember`."""
+        self._member.commit(partition, offset)
+
+    def committed(self, partition: int) -> int | None:
+        """See `GroupMember`."""
+        return self._member.committed(partition)
+
+    def leave(self) -> None:
+        """See `GroupMember`."""
+        self._member.leave()
+
+    def append(self, value: bytes) -> int:
+        """Append one record to partition 0; its offset."""
+        return self._log.append(self._topic, [NewRecord(0, value)])[0]
+
+
+class RemoteMember:
+    """A `GroupMember` whose consumer is an actor's."""
+
+    def __init__(self, process: Actor) -> None:
+        self._process = process
+
+    def assignment(self) -> frozenset[int]:
+        """See `GroupMember`."""
+        held: frozenset[int] = self._process.ask(Consumer.assignment)
+        return held
+
+    def commit(self, partition: int, offset: int) -> None:
+        """See `GroupMember`; what is raised is an `ActorError`."""
+        self._process.ask(Consumer.commit, partition, offset)
+
+    def committed(self, partition: int) -> int | None:
+        """See `GroupMember`."""
+        found: int | None = self._process.ask(Consumer.committed, partition)
+        return found
+
+    def leave(self) -> None:
+        """See `GroupMember`."""
+        self._process.ask(Consumer.leave)
 
 
 class LogContract:
@@ -264,6 +320,52 @@ class LogContract:
         for writer in writers:
             mine = [r.value.decode() for r in records if r.headers["writer"] == writer]
             assert mine == [f"{writer} {i}" for i in range(40)]
+
+    def test_a_consumer_process_frozen_past_its_lease_and_thawed_changes_nothing(
+        self, world: LogWorld
+    ) -> None:
+        opener, topic = world.opener(), world.topic
+        with (
+            actor(partial(Consumer, opener, topic, "one")) as one,
+            actor(partial(Consumer, opener, topic, "two")) as two,
+        ):
+            frozen, other = RemoteMember(one), RemoteMember(two)
+            held, _ = agree(world, frozen, other)
+            mine = min(held)
+            frozen.commit(mine, 3)
+            one.freeze()
+            world.pass_lease()
+            assert agree(world, other) == [frozenset(range(world.partitions))]
+            other.commit(mine, 9)
+            two.ask(Consumer.append, b"while frozen")
+            one.thaw()
+            with pytest.raises(ActorError) as caught:
+                frozen.commit(mine, 5)
+            assert caught.value.name == NotAssigned.__name__
+            assert [m.committed(mine) for m in (frozen, other)] == [9, 9]
+            # It may still write, as any writer may; nothing that others wrote is changed by it.
+            one.ask(Consumer.append, b"thawed")
+            values = [r.value for r in read_all(world.client(), topic, 0)]
+            assert values == [b"while frozen", b"thawed"]
+            for _ in range(ROUNDS):
+                if frozen.assignment():  # it joins again by asking, and gets what the other gives
+                    break
+                world.pass_moment()
+                other.assignment()
+            both = agree(world, other, frozen)
+            assert all(both)
+
+    def test_a_writer_process_frozen_between_appends_keeps_its_order(self, world: LogWorld) -> None:
+        consumer = partial(Consumer, world.opener(), world.topic, "one")
+        log = world.client()
+        with actor(consumer) as writer:
+            for n in range(4):
+                writer.ask(Consumer.append, b"theirs %d" % n)
+                writer.freeze()
+                log.append(world.topic, [NewRecord(0, b"ours %d" % n)])
+                writer.thaw()
+        values = [r.value for r in read_all(log, world.topic, 0)]
+        assert values == [who % n for n in range(4) for who in (b"theirs %d", b"ours %d")]
 
 
 def run_processes(work: Sequence[tuple[Callable[..., None], tuple[object, ...]]]) -> None:

@@ -9,12 +9,14 @@ import hashlib
 import io
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
+from operator import methodcaller
 from typing import Protocol
 
 import pytest
 
 from audit_platform.errors import ObjectExists, ObjectLocked, ObjectNotFound
 from audit_platform.ports import Objects, ObjectVersion
+from audit_platform_tests.actor import ActorError, actor
 from audit_platform_tests.contracts.log_contract import run_processes
 
 
@@ -52,6 +54,15 @@ def claim_all(
             continue
         won.append(key)
     store.put(wins, "\n".join(won).encode(), retain_until_ms=0, if_absent=True)
+
+
+def claimed(store: Objects, key: str, body: bytes) -> bool:
+    """Whether we were the first under a key."""
+    try:
+        store.put(key, body, retain_until_ms=0, if_absent=True)
+    except ObjectExists:
+        return False
+    return True
 
 
 def put(store: Objects, key: str, body: bytes = b"body", until: int = 0) -> ObjectVersion:
@@ -322,3 +333,29 @@ class ObjectsContract:
             for key in theirs:
                 (only,) = store.versions(key)
                 assert store.get(key, only.version_id) == who.encode()
+
+    def test_a_process_frozen_and_thawed_may_write_and_changes_nothing(
+        self, world: ObjectsWorld
+    ) -> None:
+        store = world.client()
+        until = world.soon_ms()
+        with actor(world.opener()) as process:
+            assert process.ask(claimed, "claims/theirs", b"theirs")
+            process.freeze()
+            assert not claimed(store, "claims/theirs", b"ours")
+            assert claimed(store, "claims/ours", b"ours")
+            kept = put(store, "evidence", b"ours", until)
+            store.delete("claims/theirs")
+            process.thaw()
+            assert not process.ask(claimed, "claims/ours", b"theirs")
+            assert process.ask(claimed, "claims/new", b"theirs")
+            with pytest.raises(ActorError) as caught:
+                process.ask(methodcaller("delete", kept.key, kept.version_id))
+            assert caught.value.name == ObjectLocked.__name__
+            process.ask(methodcaller("put", kept.key, b"x", retain_until_ms=0, if_absent=False))
+        for key, body in (("ours", b"ours"), ("theirs", b"theirs"), ("new", b"theirs")):
+            oldest = store.oldest(f"claims/{key}")
+            assert oldest is not None
+            assert store.get(oldest.key, oldest.version_id) == body
+        assert store.oldest("evidence") == kept
+        assert store.get("evidence", kept.version_id) == b"ours"

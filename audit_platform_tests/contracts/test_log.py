@@ -13,17 +13,18 @@ from audit_platform.adapters.embedded.groups import LEASE_SECONDS
 from audit_platform.adapters.embedded.log import EmbeddedLog
 from audit_platform.ports import Log
 from audit_platform.record.layout import EVENTS_TOPIC
+from audit_platform_tests.actor import SharedSeconds
 from audit_platform_tests.clocks import ManualClock
 from audit_platform_tests.contracts.log_contract import LogContract, LogWorld
 
 
-def open_embedded(root: Path) -> Log:
+def open_embedded(root: Path, seconds: SharedSeconds) -> Log:
     """A client in another process."""
-    return EmbeddedLog(root, RealFiles(), ManualClock(), 4)
+    return EmbeddedLog(root, RealFiles(), ManualClock(), 4, monotonic=seconds)
 
 
 class EmbeddedLogWorld:
-    """The embedded log under a folder, with a lease clock that stands still."""
+    """The embedded log under a folder, with a lease clock that stands still in all processes."""
 
     topic = EVENTS_TOPIC
     partitions = 4
@@ -31,28 +32,28 @@ class EmbeddedLogWorld:
     def __init__(self, root: Path, files: Files) -> None:
         self._root = root
         self._files = files
-        self._seconds = 1000.0
+        root.parent.mkdir(parents=True)
+        self._seconds = SharedSeconds(root.parent / "seconds")
+        self._seconds.advance(0)
         self._clients: list[EmbeddedLog] = []
 
     def client(self) -> Log:
         """See `LogWorld`."""
-        log = EmbeddedLog(
-            self._root, self._files, ManualClock(), 4, monotonic=lambda: self._seconds
-        )
+        log = EmbeddedLog(self._root, self._files, ManualClock(), 4, monotonic=self._seconds)
         self._clients.append(log)
         return log
 
     def opener(self) -> Callable[[], Log]:
         """See `LogWorld`."""
-        return partial(open_embedded, self._root)
+        return partial(open_embedded, self._root, self._seconds)
 
     def pass_lease(self) -> None:
         """See `LogWorld`."""
-        self._seconds += LEASE_SECONDS
+        self._seconds.advance(LEASE_SECONDS)
 
     def pass_moment(self) -> None:
         """See `LogWorld`."""
-        self._seconds += LEASE_SECONDS / 100
+        self._seconds.advance(LEASE_SECONDS / 100)
 
     def close(self) -> None:
         """End all clients."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,8 @@ class TestSqlite(MetadataContract):
         store = open_sqlite(tmp_path / "metadata.db")
         yield store
         store.close()
+
+    @pytest.fixture
+    def opener(self, tmp_path: Path) -> Callable[[], Metadata]:
+        """The same store in another OS process: picklable."""
+        return partial(open_sqlite, tmp_path / "metadata.db")

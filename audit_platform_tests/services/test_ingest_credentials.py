@@ -19,6 +19,7 @@ from audit_platform.services.ingest_credentials import (
     STALE_SECONDS,
     UNKNOWN_SECONDS,
     Credentials,
+    Sender,
 )
 from audit_platform.services.ingest_gateway import METRICS
 from audit_platform.services.ingest_problems import Problem
@@ -60,10 +61,10 @@ class Door:
     def knock(self, authorization: str) -> str:
         """The tenant that is let in, or the slug of the problem."""
         try:
-            key = asyncio.run(self.credentials.admit(authorization.encode()))
+            sender = asyncio.run(self.credentials.admit(authorization.encode()))
         except Problem as e:
             return e.slug
-        return key.tenant_id
+        return sender.tenant_id
 
 
 @pytest.fixture
@@ -200,10 +201,10 @@ def test_no_secret_is_kept_in_memory(door: Door) -> None:
 def test_requests_of_one_key_at_once_ask_once(door: Door) -> None:
     _, header = edge_key(door)
 
-    async def crowd() -> list[ApiKey]:
+    async def crowd() -> list[Sender]:
         return await asyncio.gather(*(door.credentials.admit(header.encode()) for _ in range(20)))
 
-    assert {key.tenant_id for key in asyncio.run(crowd())} == {"north"}
+    assert {sender.tenant_id for sender in asyncio.run(crowd())} == {"north"}
     assert door.store.asked == 1
 
 

@@ -1,7 +1,7 @@
-"""Tenants, credentials and edge keys in a relational store; SQLite when embedded.
+"""Tenants, devices, credentials and edge keys in a relational store; SQLite when embedded.
 
-Belongs here: the tables, the statements, and (in `open_sqlite` only) what SQLite needs. Does not:
-changes of the schema (`adapters/migrations/`), anything that counts as evidence (objects).
+Belongs here: the statements, and (in `open_sqlite` only) what SQLite needs. Does not: the tables
+(`metadata_tables.py`), changes of the schema (`adapters/migrations/`), evidence (objects).
 Source: design section 9 (profiles); the promises are those of `ports.Metadata`.
 
 A secret is `ak_<key id>_<43 characters>`: 256 random bits. It is stored as plain SHA-256: a slow
@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -26,18 +26,22 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from audit_platform.adapters.embedded.metadata_tables import (
+    API_KEYS,
+    DEVICES,
+    EDGE_KEYS,
+    HEAD,
+    TENANTS,
+)
 from audit_platform.errors import (
     AuditPlatformError,
+    DeviceUnknown,
     KeyUnknown,
     MetadataUnavailable,
     TenantUnknown,
 )
-from audit_platform.ports import ApiKey, Role, Tenant
-from audit_platform.record.layout import TENANT_PATTERN
-
-#: The newest revision in `adapters/migrations/versions/`. A store that has it is opened without
-#: importing Alembic (a second of CPU on a small machine).
-HEAD: Final = "0001"
+from audit_platform.ports import ApiKey, Device, Role, Tenant, UnknownDevices
+from audit_platform.record.layout import IDENTIFIER_PATTERN, TENANT_PATTERN
 
 PUBLIC_KEY_BYTES: Final = 32
 
@@ -53,36 +57,6 @@ PRAGMAS: Final[tuple[str, ...]] = (
 
 _SECRET: Final = re.compile(r"ak_([0-9a-f]{16})_[A-Za-z0-9_-]{43}")
 
-TABLES: Final = sa.MetaData()
-
-_tenants: Final = sa.Table(
-    "tenants",
-    TABLES,
-    sa.Column("tenant_id", sa.String(63), primary_key=True),
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
-    sa.Column("suspended", sa.Boolean, nullable=False),
-)
-
-_api_keys: Final = sa.Table(
-    "api_keys",
-    TABLES,
-    sa.Column("key_id", sa.String(16), primary_key=True),
-    sa.Column("tenant_id", sa.String(63), sa.ForeignKey("tenants.tenant_id"), nullable=False),
-    sa.Column("role", sa.String(16), nullable=False),
-    sa.Column("secret_sha256", sa.String(64), nullable=False),
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
-    sa.Column("revoked_ms", sa.BigInteger, nullable=False),
-)
-
-_edge_keys: Final = sa.Table(
-    "edge_keys",
-    TABLES,
-    sa.Column("tenant_id", sa.String(63), sa.ForeignKey("tenants.tenant_id"), primary_key=True),
-    sa.Column("key_id", sa.String(16), primary_key=True),
-    sa.Column("public_key", sa.LargeBinary, nullable=False),
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
-)
-
 
 def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
@@ -90,6 +64,16 @@ def _hash(secret: str) -> str:
 
 def _api_key(row: sa.Row[Any]) -> ApiKey:
     return ApiKey(row.key_id, row.tenant_id, Role(row.role), row.created_ms, row.revoked_ms)
+
+
+def _tenant(row: sa.Row[Any]) -> Tenant:
+    return Tenant(
+        row.tenant_id,
+        row.created_ms,
+        row.suspended,
+        UnknownDevices(row.unknown_devices),
+        row.device_changes,
+    )
 
 
 class SqlMetadata:
@@ -123,28 +107,92 @@ class SqlMetadata:
         try:
             with self._transaction() as c:
                 c.execute(
-                    sa.insert(_tenants).values(
-                        tenant_id=tenant_id, created_ms=now_ms, suspended=False
+                    sa.insert(TENANTS).values(
+                        tenant_id=tenant_id,
+                        created_ms=now_ms,
+                        suspended=False,
+                        unknown_devices=UnknownDevices.ACCEPT.value,
+                        device_changes=0,
                     )
                 )
         except IntegrityError:  # it is there: the first one counts
-            with self._transaction() as c:
-                query = sa.select(_tenants).where(_tenants.c.tenant_id == tenant_id)
-                row = c.execute(query).one()
-            return Tenant(row.tenant_id, row.created_ms, row.suspended)
+            return self.tenant(tenant_id)
         return Tenant(tenant_id, now_ms, suspended=False)
+
+    def tenant(self, tenant_id: str) -> Tenant:
+        """See `ports.Metadata`."""
+        with self._transaction() as c:
+            return _the_tenant(c, tenant_id)
 
     def tenants(self) -> list[Tenant]:
         """See `ports.Metadata`."""
         with self._transaction() as c:
-            rows = c.execute(sa.select(_tenants).order_by(_tenants.c.tenant_id)).all()
-        return [Tenant(r.tenant_id, r.created_ms, r.suspended) for r in rows]
+            rows = c.execute(sa.select(TENANTS).order_by(TENANTS.c.tenant_id)).all()
+        return [_tenant(r) for r in rows]
+
+    def set_suspended(self, tenant_id: str, *, suspended: bool) -> Tenant:
+        """See `ports.Metadata`."""
+        return self._set(tenant_id, suspended=suspended)
+
+    def set_unknown_devices(self, tenant_id: str, policy: UnknownDevices) -> Tenant:
+        """See `ports.Metadata`."""
+        return self._set(tenant_id, unknown_devices=policy.value)
+
+    def _set(self, tenant_id: str, **values: object) -> Tenant:
+        with self._transaction() as c:
+            c.execute(sa.update(TENANTS).where(TENANTS.c.tenant_id == tenant_id).values(**values))
+            return _the_tenant(c, tenant_id)
+
+    def enrol_devices(self, tenant_id: str, device_ids: Iterable[str], now_ms: int) -> int:
+        """See `ports.Metadata`."""
+        wanted = set(device_ids)
+        for device_id in sorted(wanted):
+            if not IDENTIFIER_PATTERN.fullmatch(device_id):
+                raise ValueError(
+                    f"device id {device_id!r}: wanted 1 to 128 of A-Z a-z 0-9 . _ : / -"
+                )
+        ours = DEVICES.c.tenant_id == tenant_id
+        with self._transaction() as c:
+            _change_devices(c, tenant_id)
+            query = sa.select(DEVICES.c.device_id, DEVICES.c.retired_ms).where(ours)
+            held = {row.device_id: row.retired_ms for row in c.execute(query)}
+            back = [d for d in wanted if held.get(d)]
+            if back:
+                this = DEVICES.c.device_id == sa.bindparam("one")
+                again = sa.update(DEVICES).where(ours, this).values(retired_ms=0)
+                c.execute(again, [{"one": device_id} for device_id in back])
+            new = [
+                {"tenant_id": tenant_id, "device_id": d, "enrolled_ms": now_ms, "retired_ms": 0}
+                for d in sorted(wanted - held.keys())
+            ]
+            if new:
+                c.execute(sa.insert(DEVICES), new)
+        return len(new) + len(back)
+
+    def retire_device(self, tenant_id: str, device_id: str, now_ms: int) -> Device:
+        """See `ports.Metadata`."""
+        this = (DEVICES.c.tenant_id == tenant_id, DEVICES.c.device_id == device_id)
+        with self._transaction() as c:
+            _change_devices(c, tenant_id)
+            # 0 means not retired, so a clock that stands at 0 must not leave the device enrolled.
+            there = sa.update(DEVICES).where(*this, DEVICES.c.retired_ms == 0)
+            c.execute(there.values(retired_ms=max(now_ms, 1)))
+            row = c.execute(sa.select(DEVICES).where(*this)).one_or_none()
+            if row is None:
+                raise DeviceUnknown(tenant_id, device_id)
+            return Device(*row)
+
+    def devices(self, tenant_id: str) -> list[Device]:
+        """See `ports.Metadata`."""
+        query = sa.select(DEVICES).where(DEVICES.c.tenant_id == tenant_id)
+        with self._transaction() as c:
+            return [Device(*row) for row in c.execute(query.order_by(DEVICES.c.device_id))]
 
     def add_api_key(self, tenant_id: str, role: Role, now_ms: int) -> tuple[ApiKey, str]:
         """See `ports.Metadata`."""
         key_id = secrets.token_hex(8)
         secret = f"ak_{key_id}_{secrets.token_urlsafe(32)}"
-        statement = sa.insert(_api_keys).values(
+        statement = sa.insert(API_KEYS).values(
             key_id=key_id,
             tenant_id=tenant_id,
             role=role.value,
@@ -165,7 +213,7 @@ class SqlMetadata:
         if form is None:
             return None
         with self._transaction() as c:
-            query = sa.select(_api_keys).where(_api_keys.c.key_id == form[1])
+            query = sa.select(API_KEYS).where(API_KEYS.c.key_id == form[1])
             row = c.execute(query).one_or_none()
         if row is None or not hmac.compare_digest(row.secret_sha256, _hash(secret)):
             return None
@@ -173,19 +221,19 @@ class SqlMetadata:
 
     def api_keys(self) -> list[ApiKey]:
         """See `ports.Metadata`."""
-        order = (_api_keys.c.created_ms, _api_keys.c.key_id)
+        order = (API_KEYS.c.created_ms, API_KEYS.c.key_id)
         with self._transaction() as c:
-            rows = c.execute(sa.select(_api_keys).order_by(*order)).all()
+            rows = c.execute(sa.select(API_KEYS).order_by(*order)).all()
         return [_api_key(r) for r in rows]
 
     def revoke_api_key(self, key_id: str, now_ms: int) -> None:
         """See `ports.Metadata`."""
         with self._transaction() as c:
-            this = _api_keys.c.key_id == key_id
+            this = API_KEYS.c.key_id == key_id
             # 0 means good, so a clock that stands at 0 must not leave the key good.
-            good = sa.update(_api_keys).where(this, _api_keys.c.revoked_ms == 0)
+            good = sa.update(API_KEYS).where(this, API_KEYS.c.revoked_ms == 0)
             c.execute(good.values(revoked_ms=max(now_ms, 1)))
-            known = c.execute(sa.select(_api_keys.c.key_id).where(this)).one_or_none()
+            known = c.execute(sa.select(API_KEYS.c.key_id).where(this)).one_or_none()
         if known is None:
             raise KeyUnknown(
                 f"no API key {key_id}", remedy="audit-platform apikey list shows their ids"
@@ -198,7 +246,7 @@ class SqlMetadata:
         key_id = hashlib.sha256(public_key).hexdigest()[:16]
         if self.edge_keys(tenant_id).get(key_id) == public_key:
             return key_id
-        statement = sa.insert(_edge_keys).values(
+        statement = sa.insert(EDGE_KEYS).values(
             tenant_id=tenant_id, key_id=key_id, public_key=public_key, created_ms=now_ms
         )
         try:
@@ -211,11 +259,25 @@ class SqlMetadata:
 
     def edge_keys(self, tenant_id: str) -> dict[str, bytes]:
         """See `ports.Metadata`."""
-        order = (_edge_keys.c.created_ms, _edge_keys.c.key_id)
-        query = sa.select(_edge_keys).where(_edge_keys.c.tenant_id == tenant_id).order_by(*order)
+        order = (EDGE_KEYS.c.created_ms, EDGE_KEYS.c.key_id)
+        query = sa.select(EDGE_KEYS).where(EDGE_KEYS.c.tenant_id == tenant_id).order_by(*order)
         with self._transaction() as c:
             rows = c.execute(query).all()
         return {r.key_id: r.public_key for r in rows}
+
+
+def _the_tenant(c: sa.Connection, tenant_id: str) -> Tenant:
+    row = c.execute(sa.select(TENANTS).where(TENANTS.c.tenant_id == tenant_id)).one_or_none()
+    if row is None:
+        raise TenantUnknown(tenant_id)
+    return _tenant(row)
+
+
+def _change_devices(c: sa.Connection, tenant_id: str) -> None:
+    """Count a change. As the transaction's first statement, it lets in one changer at a time."""
+    count = sa.update(TENANTS).where(TENANTS.c.tenant_id == tenant_id)
+    if not c.execute(count.values(device_changes=TENANTS.c.device_changes + 1)).rowcount:
+        raise TenantUnknown(tenant_id)
 
 
 def _unavailable(engine: sa.Engine, cause: Exception) -> MetadataUnavailable:
