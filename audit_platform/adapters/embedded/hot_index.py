@@ -1,0 +1,304 @@
+"""One index file: rows of one tenant's day in SQLite, laid out for what it costs to write.
+
+Rows stand in blocks: a block is up to `BLOCK_ROWS` neighbours by ingestionTime with the bounds of
+both times. Words are indexed by block, not by row (FTS5 without content, positions and sizes): a
+block holds each word once, so an event costs a fraction of a word; a search reads the blocks that
+may have it and tests their rows. Two trees by row: (eventTime, eventHash), which is the identity
+too, since equal hashes have equal times, and grows at its end; and (device, ingestionTime).
+
+Belongs here: tables, writing rows, sets of hashes. Does not: a search (`hot_find.py`), which index
+(`hot.py`), what a word is (`record/words.py`). Source: `ports.Hot`; `docs/search.md`.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from audit_platform.adapters.embedded.hot_pool import WRITE_CACHE_KIB
+from audit_platform.record.columns import EVENT_SCHEMA, TIMESTAMP, ints_of
+from audit_platform.record.words import TEXT_COLUMNS, words
+
+#: Rows that are sieved together; about 1 ms to read and test.
+BLOCK_ROWS: Final = 2048
+
+#: Columns of a row as `EVENT_SCHEMA` has them, and as tuples have them.
+COLUMNS: Final = tuple(EVENT_SCHEMA.names)
+AT: Final = {name: n for n, name in enumerate(COLUMNS)}
+
+_BRACE: Final = ord("}")
+
+UUID_CHARACTERS: Final = 36
+UUID_FIRST: Final = 8
+UUID_LAST: Final = 12
+_SHORT_HEX: Final = re.compile(r"[0-9a-f]{4}")
+
+
+#: Large values stand last: a test of the others need not read them.
+_STORED: Final = (
+    "event_time",
+    "event_hash",
+    "ingestion_time",
+    "device_id",
+    "sequence_number",
+    "hospital_id",
+    "event_type",
+    "criticality",
+    "event_version",
+    "chain_id",
+    "event_id",
+    "schema_ref",
+    "prev_hash",
+    "payload",
+)
+
+_BLOCK: Final = (
+    "first_id",
+    "last_id",
+    "first_ingestion_time",
+    "last_ingestion_time",
+    "first_event_time",
+    "last_event_time",
+)
+
+#: Words come cut and folded, parted by spaces: `ascii` takes whatever is not ASCII as letters.
+_WORDS: Final = "words, content='', detail=none, columnsize=0, tokenize='ascii'"
+
+SCHEMA: Final = (
+    "CREATE TABLE about(documents INTEGER NOT NULL)",
+    "INSERT INTO about VALUES(0)",
+    f"CREATE TABLE event(id INTEGER PRIMARY KEY, {', '.join(_STORED)})",
+    "CREATE UNIQUE INDEX event_by_time ON event(event_time, event_hash)",
+    "CREATE INDEX event_by_device ON event(device_id, ingestion_time)",
+    f"CREATE TABLE block(id INTEGER PRIMARY KEY, {', '.join(_BLOCK)})",
+    f"CREATE VIRTUAL TABLE word USING fts5({_WORDS})",
+)
+
+_INSERT: Final = (
+    f"INSERT OR IGNORE INTO event(id, {', '.join(_STORED)})"
+    f" VALUES({', '.join('?' * (1 + len(_STORED)))})"
+)
+
+#: What parts words within ASCII becomes a blank; capitals become small ones.
+_ASCII_FOLD: Final = bytes(
+    b + 32 if 65 <= b <= 90 else b if 48 <= b <= 57 or 97 <= b <= 122 or b >= 128 else 32  # noqa: PLR2004 - ASCII letters, digits, not ASCII
+    for b in range(256)
+)
+
+Row = tuple[Any, ...]
+
+
+# --------------------------------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A block of rows, ready to be written: values by `_STORED`, its words, its bounds in ms."""
+
+    values: list[list[Any]]
+    words: str
+    ingestion: tuple[int, int]
+    event: tuple[int, int]
+
+    @property
+    def rows(self) -> int:
+        """Rows in it."""
+        return len(self.values[0])
+
+
+def prepare(rows: pa.RecordBatch) -> list[Prepared]:
+    """Cut rows into blocks by ingestionTime, and turn columns into values. No I/O."""
+    ingestion = ints_of(rows["ingestion_time"])
+    if (np.diff(ingestion) < 0).any():
+        order = np.argsort(ingestion, kind="stable")
+        rows = rows.take(pa.array(order))
+    return [
+        _prepared(rows.slice(start, BLOCK_ROWS)) for start in range(0, rows.num_rows, BLOCK_ROWS)
+    ]
+
+
+def _prepared(rows: pa.RecordBatch) -> Prepared:
+    columns = {name: _values(rows[name]) for name in _STORED}
+    bounds = {
+        name: (min(columns[name]), max(columns[name])) for name in ("ingestion_time", "event_time")
+    }
+    return Prepared(
+        values=[columns[name] for name in _STORED],
+        words=" ".join(block_words(rows)),
+        ingestion=bounds["ingestion_time"],
+        event=bounds["event_time"],
+    )
+
+
+def _values(column: pa.Array) -> list[Any]:
+    # By way of numpy: four to forty times cheaper than `to_pylist` here.
+    if pa.types.is_timestamp(column.type):
+        return list(ints_of(column).tolist())
+    values: list[Any] = column.to_numpy(zero_copy_only=False).tolist()
+    return values
+
+
+def block_words(rows: pa.RecordBatch) -> set[str]:
+    """The selecting words of some rows, each once, as `record.words` cuts and folds them.
+
+    All but pieces of event ids of four hex digits: they are as many as the rows and tell little.
+    """
+    texts: list[bytes] = []
+    for name in TEXT_COLUMNS:
+        column = rows[name].cast(pa.binary())
+        if name == "event_id":
+            texts += _id_pieces(column)
+        elif name == "payload":
+            texts += _payloads(column)
+        else:
+            texts += column.unique().to_pylist()
+    # Cut at what is ASCII and parts words, in one go; few words hold anything else.
+    found = set(b" ".join(texts).translate(_ASCII_FOLD).decode("utf-8", "replace").split(" "))
+    found.discard("")
+    others = [word for word in found if not word.isascii()]
+    found.difference_update(others)
+    for text in others:
+        found.update(words(text))
+    return found
+
+
+def _payloads(column: pa.Array) -> list[bytes]:
+    """All payloads as one text, where each ends with a brace: that parts words too."""
+    ends = _ends(column)
+    buffer = column.buffers()[2]
+    if buffer is not None:
+        data = np.frombuffer(buffer, np.uint8)
+        if (np.diff(ends) > 0).all() and (data[ends[1:] - 1] == _BRACE).all():
+            return [bytes(memoryview(buffer)[ends[0] : ends[-1]])]
+    return list(column.to_pylist())
+
+
+def _ends(column: pa.Array) -> npt.NDArray[np.int32]:
+    return np.frombuffer(column.buffers()[1], np.int32)[column.offset :][: len(column) + 1]
+
+
+def _id_pieces(column: pa.Array) -> list[bytes]:
+    """The first and the last piece of each event id; whole ones where they are not UUIDs."""
+    ends = _ends(column)
+    if (np.diff(ends) != UUID_CHARACTERS).any():
+        return list(column.to_pylist())
+    data = np.frombuffer(column.buffers()[2], np.uint8)[ends[0] : ends[-1]]
+    ids = data.reshape(-1, UUID_CHARACTERS)
+    last = np.full((len(ids), UUID_LAST + 1), ord(" "), np.uint8)
+    last[:, 1:] = ids[:, -UUID_LAST:]
+    first = np.ascontiguousarray(ids[:, :UUID_FIRST]).view(f"S{UUID_FIRST}")
+    return [last.tobytes(), *np.unique(first).tolist()]
+
+
+def is_selecting(word: str) -> bool:
+    """Whether a block that has this word surely names it."""
+    return _SHORT_HEX.fullmatch(word) is None
+
+
+def write(connection: sqlite3.Connection, blocks: Sequence[Prepared]) -> int:
+    """Write blocks in one transaction, durable on return; how many rows were new.
+
+    A row whose identity is there already changes nothing.
+    """
+    connection.execute(f"PRAGMA cache_size=-{WRITE_CACHE_KIB}")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        new = sum(_write_block(connection, block) for block in blocks)
+        if new:
+            connection.execute("UPDATE about SET documents = documents + ?", (new,))
+        connection.execute("COMMIT" if new else "ROLLBACK")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return new
+
+
+def _write_block(connection: sqlite3.Connection, block: Prepared) -> int:
+    last = connection.execute("SELECT id, last_id FROM block ORDER BY id DESC LIMIT 1").fetchone()
+    number, first = (1, 1) if last is None else (last[0] + 1, last[1] + 1)
+    ids = range(first, first + block.rows)
+    new = connection.executemany(_INSERT, zip(ids, *block.values, strict=True)).rowcount
+    if new:
+        connection.execute(
+            "INSERT INTO block VALUES(?, ?, ?, ?, ?, ?, ?)",
+            (number, ids[0], ids[-1], *block.ingestion, *block.event),
+        )
+        connection.execute("INSERT INTO word(rowid, words) VALUES(?, ?)", (number, block.words))
+    return new
+
+
+def remove(connection: sqlite3.Connection, hashes: Iterable[bytes]) -> int:
+    """Delete the rows with these hashes; how many there were. Blocks keep their bounds and words.
+
+    Reads the identities of all rows: no tree goes by hash alone.
+    """
+    wanted = set(hashes)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        rows = connection.execute("SELECT id, event_hash FROM event INDEXED BY event_by_time")
+        found = [(row_id,) for row_id, event_hash in rows if event_hash in wanted]
+        connection.executemany("DELETE FROM event WHERE id = ?", found)
+        connection.execute("UPDATE about SET documents = documents - ?", (len(found),))
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return len(found)
+
+
+# --------------------------------------------------------------------------------------- reading
+
+
+def documents(connection: sqlite3.Connection) -> int:
+    """How many rows there are."""
+    count: int = connection.execute("SELECT documents FROM about").fetchone()[0]
+    return count
+
+
+def hashes(connection: sqlite3.Connection) -> npt.NDArray[np.uint8]:
+    """All eventHashes, ascending, shape (n, 32). `ValueError` for one that has not 32 bytes."""
+    cursor = connection.execute("SELECT event_hash FROM event INDEXED BY event_by_time")
+    parts = []
+    while some := cursor.fetchmany(1 << 16):
+        part = np.frombuffer(b"".join(h for (h,) in some), np.uint8)
+        parts.append(part.reshape(len(some), 32))
+    if not parts:
+        return np.zeros((0, 32), np.uint8)
+    rows = np.concatenate(parts)
+    return np.unique(rows.view("V32").ravel()).view(np.uint8).reshape(-1, 32)
+
+
+def has(connection: sqlite3.Connection, row: Row) -> bool:
+    """Whether this very event is here."""
+    identity = (row[AT["event_time"]], row[AT["event_hash"]])
+    found = connection.execute(
+        "SELECT 1 FROM event WHERE event_time = ? AND event_hash = ?", identity
+    )
+    return found.fetchone() is not None
+
+
+def event_ms(row: Row) -> int:
+    """The eventTime of a row."""
+    ms: int = row[AT["event_time"]]
+    return ms
+
+
+def to_table(rows: Sequence[Row]) -> pa.Table:
+    """Rows as `EVENT_SCHEMA`."""
+    columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
+    arrays = [
+        pa.array(values, pa.int64()).cast(TIMESTAMP)
+        if pa.types.is_timestamp(field.type)
+        else pa.array(values, field.type)
+        for field, values in zip(EVENT_SCHEMA, columns, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=EVENT_SCHEMA)
