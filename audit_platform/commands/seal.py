@@ -21,11 +21,14 @@ from audit_platform.commands._shared import (
 def command(*, tenant: str, day: str, as_json: bool) -> None:
     """Seal and sign a closed day of a tenant.
 
-    A day that has its manifest is left as it is: the command may be repeated.
+    A day that has its manifest gets a revision when events came for it since; else it is left as it
+    is: the command may be repeated.
     """
+    from audit_platform.operations.late import close_again  # noqa: PLC0415 - only when it runs
     from audit_platform.operations.seal import seal_day  # noqa: PLC0415 - only when it runs
 
     with platform(settings()) as opened:
+        close_again(opened, day)
         sealed = seal_day(opened, tenant, day)
     show(
         {
@@ -33,6 +36,7 @@ def command(*, tenant: str, day: str, as_json: bool) -> None:
             "day": sealed.day,
             "manifest": sealed.manifest_key,
             "number": sealed.manifest_number,
+            "revision": sealed.revision,
             "sha256": sealed.manifest_sha256,
             "rows": sealed.rows,
             "duplicates": sealed.duplicates,

@@ -23,6 +23,8 @@ from audit_platform.defs.metadata import (
 from audit_platform.defs.partitions import TENANT_DAYS, targets
 from audit_platform.operations.coverage import coverage, inputs_of
 from audit_platform.operations.hours import events_per_hour
+from audit_platform.operations.manifests import read_valid
+from audit_platform.operations.plan import plan_of
 from audit_platform.operations.seal import seal_day
 from audit_platform.ports import Platform
 
@@ -55,13 +57,20 @@ COLD_MANIFEST: Final = "cold_manifest"
 def landing_coverage(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> None:
-    """Fails, with the holes named, where the archive-writer has not (or not wholly) arrived."""
+    """Fails, with the holes named, where the archive-writer has not (or not wholly) arrived.
+
+    Of a sealed day it shows what a revision takes in.
+    """
     for target in targets(context):
         with explained():
             found = coverage(platform, target.day)
             require_coverage(found, None)
-            inputs = inputs_of(platform, found, target.tenant_id)
-            require_coverage(found, inputs)
+            standing = read_valid(platform, target.tenant_id).counting.get(target.day)
+            plan = plan_of(platform, target.tenant_id, target.day, standing)
+            if plan is not None:
+                require_coverage(found, plan.inputs)
+            # A sealed day does not need its landing any more: it may have expired.
+            inputs = plan.inputs if plan else inputs_of(platform, found, target.tenant_id)
         context.add_asset_metadata(coverage_metadata(found, inputs), partition_key=target.key)
 
 

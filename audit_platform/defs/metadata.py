@@ -142,6 +142,7 @@ def manifest_metadata(result: SealResult) -> Metadata:
     return {
         ROW_COUNT: dg.MetadataValue.int(result.rows),
         "number": dg.MetadataValue.int(result.manifest_number),
+        "revision": dg.MetadataValue.int(result.revision),
         "sha256": dg.MetadataValue.text(result.manifest_sha256),
         "trusted_head": dg.MetadataValue.text(head),
         "key": dg.MetadataValue.text(result.manifest_key),

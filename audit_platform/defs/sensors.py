@@ -1,7 +1,8 @@
 """Sensors: what makes runs start. `day_closing` closes days and has each tenant's next one sealed.
 
-Belongs here: whom to ask for which run, attempts, words for the tick. Does not: which day is due or
-next (`operations/closing.py`, `turns.py`), the work (`cold.py`).
+Days for which something came later are closed again and sealed again.
+Belongs here: whom to ask for which run, attempts, words for the tick. Does not: which day is due,
+next or late (`operations/closing.py`, `turns.py`, `late_turns.py`), the work (`cold.py`).
 Source: design section 5 (closing a day); Dagster: a `run_key` is taken once, for good.
 """
 
@@ -18,6 +19,7 @@ from audit_platform.defs.partitions import SETTINGS, TENANT, TenantDay, new_tena
 from audit_platform.errors import AuditPlatformError, Recoverable
 from audit_platform.operations.closing import close_day, closed_days, due_days
 from audit_platform.operations.coverage import Coverage, coverage
+from audit_platform.operations.late_turns import Known, add_due, look_for_late_days
 from audit_platform.operations.turns import NOTHING, Sealed, next_day, sealed_until
 from audit_platform.ports import Platform, Tenant
 
@@ -48,6 +50,7 @@ class _Tick:
     requests: list[dg.RunRequest] = field(default_factory=list)
     waits: list[str] = field(default_factory=list)
     sealed: dict[str, Sealed] = field(default_factory=dict)
+    known: Known = field(default_factory=Known)
     covered: dict[str, Coverage] = field(default_factory=dict)
 
     def wait(self, reason: str) -> None:
@@ -74,13 +77,15 @@ def day_closing(
     for day in due_days(platform, grace_ms, SETTINGS.first_day):
         closing = close_day(platform, day, grace_ms)
         context.log.info("%s is closed: %s", day, closing_digest(closing))
-    tick = _Tick(context, platform)
+    sealed, known = _hints(context.cursor)
+    tick = _Tick(context, platform, known=known)
     closed = closed_days(platform)
     if not closed:
         tick.wait("no day is over yet")
-    hints = _hints(context.cursor)
     for tenant in tenants if closed else []:
-        _next_of(tick, tenant, hints.get(tenant.tenant_id, NOTHING), closed)
+        _next_of(tick, tenant, sealed.get(tenant.tenant_id, NOTHING), closed)
+    if closed:
+        _late(tick, grace_ms)
     words = "; ".join(tick.waits)
     if not (words or tick.requests):
         words = "every closed day of every tenant is sealed"
@@ -91,16 +96,48 @@ def day_closing(
         run_requests=tick.requests,
         skip_reason=None if tick.requests else words,
         dynamic_partitions_requests=partitions if fresh else [],
-        cursor=json.dumps({t: asdict(s) for t, s in tick.sealed.items()}),
+        cursor=json.dumps(
+            {
+                "sealed": {t: asdict(s) for t, s in tick.sealed.items()},
+                "late": asdict(tick.known),
+            }
+        ),
     )
 
 
-def _hints(cursor: str | None) -> dict[str, Sealed]:
+def _hints(cursor: str | None) -> tuple[dict[str, Sealed], Known]:
     """The cursor is only a hint: one that does not read is as good as none."""
     try:
-        return {t: Sealed(**s) for t, s in json.loads(cursor or "{}").items()}
-    except (ValueError, TypeError, AttributeError):
-        return {}
+        read = json.loads(cursor or "{}")
+        sealed = {t: Sealed(**s) for t, s in read["sealed"].items()}
+        return sealed, Known(**read["late"])
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return {}, Known()
+
+
+def _late(tick: _Tick, grace_ms: int) -> None:
+    """Have days sealed again for which rows came later."""
+    try:
+        turns = look_for_late_days(tick.platform, tick.known, grace_ms)
+        add_due(turns, tick.platform, tick.sealed)
+    except Recoverable:
+        raise
+    except AuditPlatformError as e:
+        tick.context.log.error("late rows: %s", e)  # noqa: TRY400 - the words say it all
+        tick.wait(f"late rows could not be looked for: {e}")
+        return
+    tick.known = turns.known
+    for day, tenant_id in sorted(turns.unclosed):
+        # No closing will ever come: a gateway's clock was wrong by days. Landing keeps the rows.
+        tick.context.log.error("%s: rows for %s, which was never closed", tenant_id, day)
+    for hole in turns.holes:
+        tick.wait(f"looking for late rows: {hole_text(hole)}")
+    asked = {request.tags["audit/tenant"] for request in tick.requests}
+    for due in turns.due:
+        # Runs of one tenant take manifest numbers one after the other; a second one would wait.
+        if due.tenant_id not in asked:
+            asked.add(due.tenant_id)
+            _request(tick, TenantDay(due.day, due.tenant_id), closing_digest(due.closing))
 
 
 def _next_of(tick: _Tick, tenant: Tenant, hint: Sealed, closed: list[str]) -> None:

@@ -1,8 +1,9 @@
 """Is every event that landed for a tenant's day sealed? Answered as sets, from the bytes.
 
-Counts cancel out, so hashes are compared: each eventHash in the day's landing rows must stand in
-the day's parts or in those of an earlier manifest; each listed refused link in quarantine.
-Belongs here: that comparison for one day. Does not: log positions (`reconcile.py`).
+Counts cancel out, so hashes are compared: each eventHash in the landing rows that the day's newest
+manifest was made from must stand in its parts or in those of an earlier manifest. What came later
+waits for a revision and is counted. Belongs here: that comparison for one day. Does not: log
+positions (`reconcile.py`), refused links (`record/quarantinecheck.py`).
 Source: design section 6.
 """
 
@@ -15,11 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from audit_platform.operations import held, manifests
+from audit_platform.errors import SealRefused
+from audit_platform.operations import held, late, manifests
 from audit_platform.operations.coverage import DayObject, coverage, inputs_of
+from audit_platform.operations.parts import DATA_LOCK_MS
 from audit_platform.ports import Objects, Platform
 from audit_platform.record import sealed as sealed_form
 from audit_platform.record.columns import EVENT_SCHEMA, hashes_of
+from audit_platform.record.layout import EVENTS_TOPIC, day_end_ms
 from audit_platform.record.manifest import Manifest
 from audit_platform.record.parquet import read_columns
 
@@ -31,12 +35,16 @@ class Completeness:
     """`landed` and `sealed` are counts of different events; `missing` and `unexplained` name some.
 
     `missing`: landed and in no manifest; `unexplained`: sealed for this day, never landed for it.
+    `waiting`: rows (events and dead letters) that came after the newest manifest of the day.
+    `expired`: landing objects that are gone after their lock; what they held is not compared.
     """
 
     objects: int
     landed: int
     sealed: int
     held_before: int
+    waiting: int
+    expired: int
     missing: tuple[str, ...]
     unexplained: tuple[str, ...]
     missing_count: int
@@ -55,25 +63,27 @@ _NAMED = 10
 def completeness(platform: Platform, tenant_id: str, day: str) -> Completeness | None:
     """Compare a sealed day with its landing. None when the day has no manifest.
 
-    Raises as `coverage`. Landing that has expired is not this check's to judge: it raises
-    `SealRefused` for objects that are named and absent by way of the coverage.
+    Landing that has expired (its lock is over) is not compared; sealed rows explain themselves
+    then. Raises as `coverage`; `SealRefused` for a landing object that is gone before its time.
     """
-    history = manifests.read_history(platform, tenant_id)
+    history = manifests.read_valid(platform, tenant_id)
     manifest = history.counting.get(day)
     if manifest is None:
         return None
-    inputs = inputs_of(platform, coverage(platform, day), tenant_id)
-    landed = _landed(platform.objects, inputs.landing)
+    inputs, expired = _inputs(platform, manifest)
+    landed = _landed(platform.objects, inputs)
     sealed = _sealed(platform.objects, manifest)
     lacking = np.setdiff1d(landed, sealed)
-    before = _held(platform.objects, inputs.landing, lacking, history, manifest)
+    before = _held(platform.objects, inputs, lacking, history, manifest)
     missing = np.setdiff1d(lacking, before)
-    unexplained = np.setdiff1d(sealed, landed)
+    unexplained = sealed[:0] if expired else np.setdiff1d(sealed, landed)
     return Completeness(
-        objects=len(inputs.landing) + len(manifest.parts),
+        objects=len(inputs) + len(manifest.parts),
         landed=len(landed),
         sealed=len(sealed),
         held_before=len(before),
+        waiting=late.waiting_rows(platform, tenant_id, day, late.ends_of_manifest(manifest)),
+        expired=expired,
         missing=_names(missing),
         unexplained=_names(unexplained),
         missing_count=len(missing),
@@ -81,14 +91,36 @@ def completeness(platform: Platform, tenant_id: str, day: str) -> Completeness |
     )
 
 
+def _inputs(platform: Platform, manifest: Manifest) -> tuple[list[DayObject], int]:
+    """(landing objects that the manifest was made from, how many of them have expired)."""
+    tenant_id, day = manifest.tenant_id, manifest.day
+    covered = coverage(platform, day)
+    base = inputs_of(platform, covered, tenant_id)
+    ends = late.ends_of_manifest(manifest)
+    taken_in = [
+        c
+        for c in late.further_closings(platform, day)
+        if all(end <= late.end_at(ends, place) for place, end in late.ends_of(c).items())
+    ]
+    since = late.ends_of(covered.closing)
+    more = late.late_inputs(platform.objects, tenant_id, day, since, taken_in)
+    absent = {o for o in (*base.absent, *more.absent) if o.topic == EVENTS_TOPIC}
+    may_be_gone = platform.clock.now_ms() >= day_end_ms(day) + DATA_LOCK_MS
+    if absent and not may_be_gone:
+        gone = min(o.object.key for o in absent)
+        raise SealRefused(
+            f"{gone} is named by a range record and is not in the store",
+            remedy="repair the range from the log (7 days), or from what holds the same bytes",
+        )
+    return [o for o in (*base.landing, *more.landing) if o not in absent], len(absent)
+
+
 def _landed(objects: Objects, inputs: Iterable[DayObject]) -> _Set:
     found = []
     for o in inputs:
         with objects.open(o.object.key, o.object.version_id) as file:
-            table = read_columns(file, ["log_offset", "event_hash"])
-        rows = table.filter(
-            pc.and_(pc.less(table["log_offset"], o.end_offset), pc.is_valid(table["event_hash"]))
-        )
+            table = o.counting(read_columns(file, ["log_offset", "event_hash"]))
+        rows = table.filter(pc.is_valid(table["event_hash"]))
         found += [_set(hashes_of(chunk)) for chunk in rows["event_hash"].chunks]
     return _union(found)
 
@@ -112,7 +144,9 @@ def _held(
     """Those of `lacking` that a manifest with a lower number holds: duplicates across days."""
     if not len(lacking):
         return lacking
-    earlier = held.HeldRows(objects, [m for m in history.manifests if m.number < manifest.number])
+    # Not those that this manifest replaces: it must hold their rows itself.
+    others = [m for m in history.manifests if m.number < manifest.number and m.day != manifest.day]
+    earlier = held.HeldRows(objects, others)
     found = []
     for o in inputs:
         with objects.open(o.object.key, o.object.version_id) as file:

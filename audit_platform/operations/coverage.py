@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from audit_platform.errors import RecordMalformed, SealRefused
 from audit_platform.operations.claims import read_claim
 from audit_platform.operations.closing import closing_of
@@ -73,7 +76,7 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class DayObject:
-    """An object with rows of a day: those with `log_offset < end_offset` count for its closing."""
+    """An object with rows of a day: those count with `from_offset <= log_offset < end_offset`."""
 
     topic: str
     generation: int
@@ -81,6 +84,13 @@ class DayObject:
     first_offset: int
     end_offset: int
     object: RangeObject
+    from_offset: int = 0
+
+    def counting(self, table: pa.Table) -> pa.Table:
+        """The rows of a table of this object (with its `log_offset`) that count."""
+        offset = table["log_offset"]
+        below = pc.less(offset, self.end_offset)
+        return table.filter(pc.and_(below, pc.greater_equal(offset, self.from_offset)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +116,8 @@ def address_of(record: RangeRecord) -> RangeAddress:
     return RangeAddress(prefix, record.generation, record.partition, record.first_offset)
 
 
-def _parse(key: str, data: bytes) -> RangeRecord:
+def parse_record(key: str, data: bytes) -> RangeRecord:
+    """The range record that stands under a key. Raises `RecordMalformed`, also for another's."""
     record = RangeRecord.from_bytes(key, data)
     if record.topic not in PREFIX_OF_TOPIC or address_of(record).record_key != key:
         raise RecordMalformed(key, "topic/partition/firstOffset", "another range's record")
@@ -125,9 +136,9 @@ def range_records(
     prefix = range_records_prefix(PREFIX_OF_TOPIC[topic], generation, partition)
     start = _last_at_or_before(objects, prefix, holding)
     if start is not None:
-        yield _parse(start.key, objects.get(start.key, start.version_id))
+        yield parse_record(start.key, objects.get(start.key, start.version_id))
     for version in _oldest_records(objects, prefix, "" if start is None else start.key):
-        yield _parse(version.key, objects.get(version.key, version.version_id))
+        yield parse_record(version.key, objects.get(version.key, version.version_id))
 
 
 def _oldest_records(objects: Objects, prefix: str, after_key: str) -> Iterator[ObjectVersion]:
@@ -259,12 +270,12 @@ def inputs_of(platform: Platform, found: Coverage, tenant_id: str) -> DayInputs:
         _name(named, record, end, tenant_id, found.day)
     stored: set[tuple[str, str]] = set()
     for topic, prefix in PREFIX_OF_TOPIC.items():
-        listed = _versions_of_day(platform.objects, prefix, tenant_id, found.day)
+        listed = versions_of_day(platform.objects, prefix, tenant_id, found.day)
         stored |= {(v.key, v.version_id) for v in listed}
         for address in _earlier(listed, topic, found):
             claimed = read_claim(platform.objects, address.record_key)
             if claimed is not None:
-                record = _parse(claimed.key, claimed.data)
+                record = parse_record(claimed.key, claimed.data)
                 _name(named, record, record.end_offset, tenant_id, found.day)
     ordered = sorted(
         named.values(), key=lambda o: (o.topic, o.generation, o.partition, o.first_offset)
@@ -297,9 +308,8 @@ def _name(
             )
 
 
-def _versions_of_day(
-    objects: Objects, prefix: str, tenant_id: str, day: str
-) -> list[ObjectVersion]:
+def versions_of_day(objects: Objects, prefix: str, tenant_id: str, day: str) -> list[ObjectVersion]:
+    """Objects of a tenant's day in landing or quarantine, without delete markers."""
     versions = objects.versions(range_objects_prefix(prefix, tenant_id, day))
     return [v for v in versions if not v.is_delete_marker]
 

@@ -1,17 +1,18 @@
 """A day's rows out of landing, sorted, proved and without duplicates, within fixed memory.
 
-Two passes over the landing objects: the first counts rows by device, the second spills rows into
-buckets of neighbouring devices on disk. Then one bucket at a time is sorted and handed on, in
-device order. Belongs here: that way from landing to sorted rows. Does not: parts and manifests
-(`seal.py`), copies held by earlier manifests (`held.py`).
+Two passes over the sources (parts of the manifest that a revision replaces, landing objects): the
+first counts rows by device, the second spills rows into buckets of neighbouring devices on disk.
+Then one bucket at a time is sorted and handed on, in device order. Belongs here: that way from
+landing to sorted rows. Does not: parts and manifests (`seal.py`), copies held by earlier manifests
+(`held.py`).
 Source: design section 5 (sealed day); measured: spill 0.5, sort 0.15 to 0.6 microseconds a row.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ from audit_platform.record.columns import (
 )
 from audit_platform.record.digests import sha256_column
 from audit_platform.record.manifest import NamedObject
+from audit_platform.record.ranges import RangeObject
 
 #: Rows in a bucket: sorted and rebuilt in memory at once, about 1.5 KB each at the peak.
 BUCKET_ROWS: Final = 200_000
@@ -65,19 +67,33 @@ class _Buckets:
         return place
 
 
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a day is made of: parts of the manifest that it replaces (none at first), and landing.
+
+    Both in an order in which copies of an event stand as in the log, parts before landing.
+    """
+
+    base: Sequence[NamedObject]
+    landing: Sequence[DayObject]
+
+
 def sorted_rows(
-    objects: Objects, inputs: Sequence[DayObject], tenant_id: str, folder: Path, seen: Gathered
+    objects: Objects, sources: Sources, tenant_id: str, folder: Path, seen: Gathered
 ) -> Iterator[pa.RecordBatch]:
     """Rows of `EVENT_SCHEMA` in the sort order of a sealed day, one bucket of devices at a time.
 
-    Of equal events the first in the log stays; `seen` counts the others. Each row's rebuilt
-    canonical event has its hash. Raises `SealRefused` for landing that is not what it was.
+    Of equal events the first stays, a sealed one before any in landing; `seen` counts the others.
+    Each row's rebuilt canonical event has its hash. Raises `SealRefused` for bytes that are not
+    what they were.
     """
-    for o in inputs:
-        _verify_object(objects, o)
-    buckets = _plan(objects, inputs)
+    for part in sources.base:
+        _verify_object(objects, part, "its manifest")
+    for o in sources.landing:
+        _verify_object(objects, o.object, "its range record")
+    buckets = _plan(objects, sources)
     paths = [folder / f"bucket-{i}.arrow" for i in range(buckets.count)]
-    _spill(objects, inputs, buckets, paths, seen)
+    _spill(objects, sources, buckets, paths, seen)
     for path in paths:
         with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
             batches = reader.read_all().combine_chunks().to_batches()
@@ -88,37 +104,53 @@ def sorted_rows(
             )
 
 
-def _verify_object(objects: Objects, o: DayObject) -> None:
+def _verify_object(objects: Objects, o: NamedObject | RangeObject, said_by: str) -> None:
     digest = hashlib.sha256()
-    with objects.open(o.object.key, o.object.version_id) as file:
+    with objects.open(o.key, o.version_id) as file:
         while chunk := file.read(_READ_BYTES):
             digest.update(chunk)
-    if digest.hexdigest() != o.object.sha256:
+    if digest.hexdigest() != o.sha256:
         raise SealRefused(
-            f"landing object {o.object.key} is not what its range record says",
-            remedy="repair the range from the log (7 days) before sealing; keep the bytes",
+            f"object {o.key} is not what {said_by} says",
+            remedy="repair it from what holds the same bytes before sealing; keep these",
         )
 
 
 def _row_groups(objects: Objects, o: DayObject, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Rows that count for the closing: below its end offset."""
+    """Rows that count: between the offsets that the seal takes of this object."""
     with objects.open(o.object.key, o.object.version_id) as file:
         parquet = pq.ParquetFile(file)
         for group in range(parquet.num_row_groups):
-            table = parquet.read_row_group(group, columns=["log_offset", "raw", *columns])
-            table = table.filter(pc.less(table["log_offset"], o.end_offset))
-            yield from table.combine_chunks().to_batches()
+            table = parquet.read_row_group(
+                group, columns=["log_offset", "raw", *columns], use_threads=False
+            )
+            yield from o.counting(table).combine_chunks().to_batches()
 
 
-def _plan(objects: Objects, inputs: Sequence[DayObject]) -> _Buckets:
+def _devices(objects: Objects, sources: Sources) -> Iterator[pa.Array]:
+    for part in sources.base:
+        with objects.open(part.key, part.version_id) as file:
+            parquet = pq.ParquetFile(file)
+            for group in range(parquet.num_row_groups):
+                yield from parquet.read_row_group(group, columns=["device_id"], use_threads=False)[
+                    "device_id"
+                ].chunks
+    for o in sources.landing:
+        for batch in _row_groups(objects, o, ["device_id"]):
+            yield batch["device_id"].drop_null()
+
+
+def _plan(objects: Objects, sources: Sources) -> _Buckets:
     counts: dict[str, int] = {}
     sizes = rows = 0
-    for o in inputs:
-        for batch in _row_groups(objects, o, ["device_id"]):
-            for entry in pc.value_counts(batch["device_id"].drop_null()):
-                device = entry["values"].as_py()
-                counts[device] = counts.get(device, 0) + entry["counts"].as_py()
-        with objects.open(o.object.key, o.object.version_id) as file:
+    for devices_read in _devices(objects, sources):
+        for entry in pc.value_counts(devices_read):
+            device = entry["values"].as_py()
+            counts[device] = counts.get(device, 0) + entry["counts"].as_py()
+    places = [(p.key, p.version_id) for p in sources.base]
+    places += [(o.object.key, o.object.version_id) for o in sources.landing]
+    for key, version_id in places:
+        with objects.open(key, version_id) as file:
             metadata = pq.ParquetFile(file).metadata
         rows += metadata.num_rows
         sizes += sum(metadata.row_group(g).total_byte_size for g in range(metadata.num_row_groups))
@@ -137,14 +169,18 @@ def _plan(objects: Objects, inputs: Sequence[DayObject]) -> _Buckets:
 
 def _spill(
     objects: Objects,
-    inputs: Sequence[DayObject],
+    sources: Sources,
     buckets: _Buckets,
     paths: Sequence[Path],
     seen: Gathered,
 ) -> None:
     writers = [pa.ipc.new_stream(pa.OSFile(str(path), "wb"), EVENT_SCHEMA) for path in paths]
     try:
-        for o in inputs:
+        for part in sources.base:
+            with objects.open(part.key, part.version_id) as file:
+                for rows in sealed.full_rows(file):
+                    _spill_batch(rows, buckets, writers)
+        for o in sources.landing:
             raw = 0
             for batch in _row_groups(objects, o, EVENT_SCHEMA.names):
                 is_raw = pc.is_valid(batch["raw"])
@@ -186,8 +222,8 @@ def _proved(rows: pa.RecordBatch, tenant_id: str) -> pa.RecordBatch:
         )
         if (sha256_column(lines) != hashes_of(block["event_hash"])).any():
             raise SealRefused(
-                "a landing row does not rebuild the event that its hash names",
-                remedy="keep landing as it is and run `audit-platform fsck`",
+                "a row does not rebuild the event that its hash names",
+                remedy="keep everything as it is and run `audit-platform fsck`",
             )
     return rows
 
@@ -199,6 +235,15 @@ def _deduplicated(rows: pa.RecordBatch, seen: Gathered) -> pa.RecordBatch:
     again[1:] = (hashes[1:] == hashes[:-1]).all(axis=1)
     seen.duplicates += int(again.sum())
     return rows.filter(pa.array(~again)) if again.any() else rows
+
+
+def merged(named_objects: Iterable[NamedObject]) -> list[NamedObject]:
+    """Each object once: rows of an object on either side of a closing's end are added up."""
+    rows: dict[NamedObject, int] = {}
+    for o in named_objects:
+        bare = replace(o, rows=0)
+        rows[bare] = rows.get(bare, 0) + o.rows
+    return [replace(bare, rows=count) for bare, count in rows.items()]
 
 
 def named(o: DayObject, rows: int) -> NamedObject:

@@ -7,6 +7,7 @@ Source: design section 5 (log generation).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import count
 from typing import Final
 
@@ -19,15 +20,21 @@ from audit_platform.record.ranges import Generation, TopicStart
 TOPICS: Final = (EVENTS_TOPIC, DLQ_TOPIC)
 
 
-def current_generation(platform: Platform) -> Generation | None:
-    """The generation with the highest number, or None before the first one is opened."""
-    found = None
+def generations(platform: Platform) -> Iterator[Generation]:
+    """All generations that were opened, oldest first."""
     for number in count(1):
         record = read_claim(platform.objects, generation_key(number))
         if record is None:
-            return found
-        found = Generation.from_bytes(record.key, record.data)
-    raise AssertionError  # count() has no end
+            return
+        yield Generation.from_bytes(record.key, record.data)
+
+
+def current_generation(platform: Platform) -> Generation | None:
+    """The generation with the highest number, or None before the first one is opened."""
+    found = None
+    for generation in generations(platform):
+        found = generation
+    return found
 
 
 def ensure_generation(platform: Platform) -> Generation:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from audit_platform.ports import Objects
 from audit_platform.record import sealed
+from audit_platform.record.chain import ChainSpan
 from audit_platform.record.columns import Mask, hash_column, ints_of, texts_at
 from audit_platform.record.manifest import Manifest
 from audit_platform.record.parquet import row_groups_of
@@ -23,32 +24,36 @@ from audit_platform.record.parquet import row_groups_of
 _COLUMNS = ("device_id", "chain_id", "event_hash")
 
 
+#: Device -> what manifests hold of it. One entry a device and day: kept as slim as can be.
+HeldSpans = dict[str, list[tuple[ChainSpan, Manifest]]]
+
+
 class HeldRows:
     """Looks new rows up among those of earlier manifests."""
 
     def __init__(self, objects: Objects, manifests: Iterable[Manifest]) -> None:
         self._objects = objects
-        self._spans: dict[tuple[str, str], list[tuple[int, int, Manifest]]] = defaultdict(list)
+        self.spans: HeldSpans = defaultdict(list)
         for manifest in manifests:
-            for c in manifest.chains:
-                place = (c.device_id, c.chain_id)
-                self._spans[place].append((c.first_sequence, c.last_sequence, manifest))
+            for span in manifest.chains:
+                self.spans[span.device_id].append((span, manifest))
 
     def mask(self, rows: pa.RecordBatch) -> Mask:
         """For each of the sorted rows: does an earlier manifest hold this very event?"""
         out = np.zeros(len(rows), dtype=np.bool_)
-        if not self._spans or not len(rows):
+        if not self.spans or not len(rows):
             return out
         starts = np.flatnonzero(~sealed.same_chain_as_before(rows, None))
         ends = [*starts[1:].tolist(), len(rows)]
         sequence = ints_of(rows["sequence_number"])
         devices, chains = texts_at(rows["device_id"], starts), texts_at(rows["chain_id"], starts)
-        places = zip(devices, chains, strict=True)
-        for start, end, place in zip(starts.tolist(), ends, places, strict=True):
+        for start, end, device, chain in zip(starts.tolist(), ends, devices, chains, strict=True):
             first, last = int(sequence[start]), int(sequence[end - 1])
-            for held_first, held_last, manifest in self._spans.get(place, ()):
-                if held_first <= last and first <= held_last:
-                    known = self._hashes(manifest, *place)
+            for span, manifest in self.spans.get(device, ()):
+                if span.chain_id != chain:
+                    continue
+                if span.first_sequence <= last and first <= span.last_sequence:
+                    known = self._hashes(manifest, device, chain)
                     hashes = rows["event_hash"].slice(start, end - start)
                     found = pc.is_in(hashes, value_set=known).to_numpy(zero_copy_only=False)
                     out[start:end] |= found

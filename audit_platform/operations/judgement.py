@@ -9,14 +9,15 @@ them (`defs/`). Source: issue of the walking skeleton, step 3.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
 
 from audit_platform.errors import AuditPlatformError, Recoverable
-from audit_platform.operations import manifests
 from audit_platform.operations.completeness import Completeness, completeness
+from audit_platform.operations.manifests import named_objects, read_valid
 from audit_platform.operations.verify import verify_day
 from audit_platform.ports import Platform
 from audit_platform.record.manifest import Manifest
@@ -41,7 +42,7 @@ STEPS: Final = {
             Step.EDGES,
         }
     ),
-    NOTHING_MISSING: frozenset({Step.READ, Step.QUARANTINE}),
+    NOTHING_MISSING: frozenset({Step.READ, Step.QUARANTINE, Step.REVISIONS}),
 }
 
 
@@ -78,10 +79,12 @@ def judge_day(platform: Platform, tenant_id: str, day: str) -> DayJudgement:
     """Read a sealed day again and answer. Bad bytes are findings; raises `Recoverable` errors."""
     start = time.monotonic()
     report = verify_day(platform, tenant_id, day)
-    manifest = _manifest(platform, tenant_id, day)
+    # Oldest first; a manifest that is not sound is not among them, and the report has the finding.
+    revisions = [m for m in read_valid(platform, tenant_id).manifests if m.day == day]
+    manifest = revisions[-1] if revisions else None
     answers = (
         _chain(report, manifest),
-        _signed(report, manifest),
+        _signed(report, revisions),
         _nothing_missing(platform, tenant_id, day, report, manifest),
     )
     return DayJudgement(
@@ -94,16 +97,6 @@ def judge_day(platform: Platform, tenant_id: str, day: str) -> DayJudgement:
         seconds=time.monotonic() - start,
         answers=answers,
     )
-
-
-def _manifest(platform: Platform, tenant_id: str, day: str) -> Manifest | None:
-    """The day's counting manifest, or None where the history is not sound."""
-    try:
-        return manifests.read_history(platform, tenant_id).counting.get(day)
-    except Recoverable:
-        raise
-    except AuditPlatformError:
-        return None  # the report has the finding
 
 
 def _answer(name: str, report: Report, problems: list[str], summary: str) -> Answer:
@@ -128,16 +121,18 @@ def _chain(report: Report, manifest: Manifest | None) -> Answer:
     return _answer(CHAIN_UNBROKEN, report, problems, summary)
 
 
-def _signed(report: Report, manifest: Manifest | None) -> Answer:
+def _signed(report: Report, revisions: Sequence[Manifest]) -> Answer:
     problems = []
-    if manifest is None:
+    if not revisions:
         problems.append(_UNSOUND)
     else:
-        named = len(manifests.named_objects(manifest))
+        named = len({(o.key, o.version_id) for m in revisions for o in named_objects(m)})
         if report.objects != named:
-            problems.append(f"{report.objects} objects were read, the manifest names {named}")
+            problems.append(f"{report.objects} objects were read, {named} are named")
     summary = f"{report.manifests} manifests and {report.objects} objects are as they were signed"
-    if manifest is not None and not manifest.rows:
+    if len(revisions) > 1:
+        summary += f"; revision {revisions[-1].revision} keeps what the ones before it held"
+    if revisions and not revisions[-1].rows:
         summary = f"an empty day: {summary}"
     return _answer(MANIFEST_SIGNED, report, problems, summary)
 
@@ -161,6 +156,10 @@ def _nothing_missing(
             summary = f"{found.landed} events landed, each is sealed"
             if not found.landed and not found.sealed:
                 summary = "an empty day: nothing landed, nothing is sealed"
+            if found.waiting:
+                summary += f"; {found.waiting} rows came after the seal and wait for a revision"
+            if found.expired:
+                summary += f"; {found.expired} landing objects have expired and were not compared"
     return _answer(NOTHING_MISSING, report, problems, summary)
 
 

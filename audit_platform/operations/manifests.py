@@ -7,10 +7,11 @@ Source: design section 5 (manifest, locks).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from audit_platform.errors import SealRefused
+from audit_platform.errors import RecordMalformed, SealRefused
 from audit_platform.ports import Keys, Objects, Platform
 from audit_platform.record import layout, signing
 from audit_platform.record.manifest import Manifest, NamedObject
@@ -51,12 +52,35 @@ def read_history(platform: Platform, tenant_id: str) -> History:
             raise _unsound(key, "its number does not follow")
         if before is not None and manifest.previous != before.sha256:
             raise _unsound(key, "it does not name the manifest before it")
-        public = trusted.get(manifest.key_id)
-        signature = bytes.fromhex(manifest.signature)
-        if public is None or not signing.verify(public, signature, manifest.statement()):
+        if not _is_signed(trusted, manifest):
             raise _unsound(key, "its signature is not by one of our keys")
         manifests.append(manifest)
     return History(tuple(manifests))
+
+
+def read_valid(platform: Platform, tenant_id: str) -> History:
+    """The manifests of good form and signature, for reading: one that is not counts for its day.
+
+    A day whose manifest is changed is unverified; the others are as good as before. Nothing may be
+    built on this: `read_history`. Raises `StoreUnavailable`.
+    """
+    trusted = {k.key_id: k.public_key for k in platform.keys.public_keys()}
+    manifests: list[Manifest] = []
+    for key, version_id in _oldest(platform.objects, layout.manifests_prefix(tenant_id)):
+        try:
+            manifest = Manifest.from_bytes(key, platform.objects.get(key, version_id))
+        except RecordMalformed:
+            continue
+        belongs = layout.manifest_key(manifest.tenant_id, manifest.number) == key
+        if belongs and _is_signed(trusted, manifest):
+            manifests.append(manifest)
+    return History(tuple(manifests))
+
+
+def _is_signed(trusted: Mapping[str, bytes], manifest: Manifest) -> bool:
+    public = trusted.get(manifest.key_id)
+    signature = bytes.fromhex(manifest.signature)
+    return public is not None and signing.verify(public, signature, manifest.statement())
 
 
 def _oldest(objects: Objects, prefix: str) -> list[tuple[str, str]]:

@@ -3,16 +3,16 @@
 Safe to run again, twice at once, and after death at any step: parts have their content's digest in
 their name, the manifest's number is claimed by put-if-absent, and who loses the claim adopts the
 winner or goes on after it. Belongs here: the order of those steps. Does not: rows (`gather.py`),
-their form (`record/sealed.py`), judgement afterwards (`verify.py`).
-Source: design section 2 (commit pattern), 5 (sealed day, manifest, locks).
+parts (`parts.py`), what came late (`late.py`), judgement afterwards (`verify.py`).
+Source: design section 2 (commit pattern), 5 (sealed day, manifest, revision, locks).
 """
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -20,13 +20,16 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audit_platform.errors import ObjectExists, SealRefused
+from audit_platform.errors import SealRefused
 from audit_platform.killpoints import Killpoint, reach
 from audit_platform.operations import gather, held, manifests
-from audit_platform.operations.claims import claim, lock_until
-from audit_platform.operations.coverage import Coverage, DayInputs, coverage, inputs_of
-from audit_platform.ports import Objects, ObjectVersion, Platform
-from audit_platform.record import layout, merkle, sealed
+from audit_platform.operations.claims import claim
+from audit_platform.operations.parts import Progress, put_parts
+from audit_platform.operations.plan import Plan, plan_of
+from audit_platform.operations.refused import refused_of_day
+from audit_platform.operations.resent import EarlierIds
+from audit_platform.ports import Objects, Platform
+from audit_platform.record import layout, merkle
 from audit_platform.record.chain import ChainSpan, ChainWalker, Verdict, judge_ids
 from audit_platform.record.columns import (
     canonical_lines,
@@ -35,26 +38,17 @@ from audit_platform.record.columns import (
 )
 from audit_platform.record.digests import sha256_column
 from audit_platform.record.edges import SIGNED_TYPES, edge_facts
-from audit_platform.record.links import EventLink
+from audit_platform.record.leaves import kept, leaves_of
 from audit_platform.record.manifest import (
     SEALED,
-    InputRange,
     Manifest,
-    NamedObject,
     Part,
     QuarantinedLink,
     previous_hash,
 )
-from audit_platform.record.parquet import read_columns
-from audit_platform.record.quarantine import QUARANTINE_SCHEMA
-
-#: Data is locked this long at first, and to its day + 2 years once a manifest names it.
-DATA_LOCK_MS: Final = 35 * layout.MS_PER_DAY
 
 #: A claim can be lost to other days of the tenant; losing this often means something is wrong.
 MAX_CLAIMS: Final = 20
-
-Progress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +59,7 @@ class SealResult:
     day: str
     manifest_key: str
     manifest_number: int
+    revision: int
     manifest_sha256: str
     rows: int
     duplicates: int
@@ -84,18 +79,23 @@ def seal_day(
 ) -> SealResult:
     """Seal a closed day of a tenant and return its manifest's facts.
 
-    Durable on return, locks lengthened. A day that has a manifest is left as it is (its locks are
-    lengthened if a dead sealer left that undone). Raises `SealRefused` when the day is not closed,
-    not covered, out of turn, or its landing is not what it was; `StoreUnavailable`.
+    A day that has a manifest gets a revision when a further closing (`late.py`) names rows that
+    came since; else it is left as it is (its locks are lengthened if a dead sealer left that
+    undone). Durable on return, locks lengthened. Raises `SealRefused` when the day is not closed,
+    not covered, out of turn, its landing is not what it was, or a leaf of the manifest that it
+    replaces would be lost; `StoreUnavailable`.
     """
     for _ in range(MAX_CLAIMS):
         history = manifests.read_history(platform, tenant_id)
         standing = history.counting.get(day)
-        if standing is not None:
+        if standing is None:
+            _in_turn(platform, tenant_id, day, history)
+        plan = plan_of(platform, tenant_id, day, standing)
+        if plan is None:
+            assert standing is not None
             manifests.lengthen_locks(platform.objects, standing)
             return _result(standing, adopted=True)
-        _in_turn(platform, tenant_id, day, history)
-        manifest = _build(platform, tenant_id, day, history, progress)
+        manifest = _build(platform, plan, history, progress)
         won = claim(
             platform.objects,
             layout.manifest_key(tenant_id, manifest.number),
@@ -120,6 +120,7 @@ def _result(manifest: Manifest, *, adopted: bool) -> SealResult:
         day=manifest.day,
         manifest_key=layout.manifest_key(manifest.tenant_id, manifest.number),
         manifest_number=manifest.number,
+        revision=manifest.revision,
         manifest_sha256=manifest.sha256,
         rows=manifest.rows,
         duplicates=manifest.duplicates,
@@ -159,91 +160,132 @@ def first_day(platform: Platform, tenant_id: str) -> str | None:
 
 @dataclass(slots=True)
 class _Day:
-    """What building a manifest collects on its way through the rows."""
+    """What a manifest says of its rows, collected on the way through them."""
 
     parts: list[Part] = field(default_factory=list)
-    roots: list[bytes] = field(default_factory=list)
+    spans: list[ChainSpan] = field(default_factory=list)
     signed: list[bytes] = field(default_factory=list)
     verdicts: dict[str, int] = field(default_factory=dict)
     accepted_links: set[str] = field(default_factory=set)
+    seen: gather.Gathered = field(default_factory=gather.Gathered)
     held: int = 0
     rows: int = 0
 
-    def count(self, verdicts: list[str]) -> None:
+    def count(self, verdicts: Iterable[str]) -> None:
         for verdict in verdicts:
             self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
 
 
+def _sealed_ms(platform: Platform, day: str) -> int:
+    """Now, unless the clock says that the day is not over: such a manifest is never good."""
+    now_ms = platform.clock.now_ms()
+    if now_ms < layout.day_end_ms(day):
+        raise SealRefused(
+            f"the wall clock stands before the end of {day}, which was closed",
+            remedy="put the clock of this machine right, then seal again",
+        )
+    return now_ms
+
+
 def _build(
-    platform: Platform,
-    tenant_id: str,
-    day: str,
-    history: manifests.History,
-    progress: Progress,
+    platform: Platform, plan: Plan, history: manifests.History, progress: Progress
 ) -> Manifest:
     """Put the parts and make the signed manifest that names them."""
-    covered = coverage(platform, day)
-    inputs = inputs_of(platform, covered, tenant_id)
+    inputs, standing = plan.inputs, plan.standing
     if inputs.absent:
         raise SealRefused(
             f"{inputs.absent[0].object.key} is named by a range record and is not in the store",
             remedy="repair the range from the log (7 days) before sealing",
         )
-    links, quarantine = _quarantined(platform.objects, inputs, history)
-    seen = gather.Gathered()
+    links, quarantine = refused_of_day(platform.objects, inputs.quarantine, history, standing)
     built = _Day()
-    walker = ChainWalker()
-    with tempfile.TemporaryDirectory(prefix="audit-seal-") as folder:
-        rows = gather.sorted_rows(platform.objects, inputs.landing, tenant_id, Path(folder), seen)
-        fresh = _judged(
-            rows,
-            tenant_id,
-            held.HeldRows(platform.objects, history.counting.values()),
-            walker,
-            links,
-            built,
-        )
-        _put_parts(platform, tenant_id, day, fresh, built, progress)
-    known = {i: key.hex() for i, key in platform.metadata.edge_keys(tenant_id).items()}
+    _rows(platform, plan, history, links, built, progress)
+    if standing is not None:
+        _keep(platform.objects, standing, built.parts)
+    known = {i: k.hex() for i, k in platform.metadata.edge_keys(inputs.tenant_id).items()}
     facts = edge_facts(built.signed, known)
     newest = history.newest
+    undecodable = [*(standing.undecodable if standing else ()), *built.seen.undecodable]
+    copies = built.seen.duplicates + built.held
     manifest = Manifest(
-        tenant_id=tenant_id,
-        day=day,
+        tenant_id=inputs.tenant_id,
+        day=inputs.day,
         number=(newest.number if newest else 0) + 1,
         previous=previous_hash(newest),
-        revision=1,
+        revision=standing.revision + 1 if standing else 1,
         status=SEALED,
-        sealed_ms=platform.clock.now_ms(),
+        sealed_ms=_sealed_ms(platform, inputs.day),
         software=f"audit-platform {version('audit-platform')}",
         lock=platform.objects.lock,
         rows=built.rows,
-        duplicates=seen.duplicates + built.held,
-        root=merkle.day_root(built.roots).hex(),
+        duplicates=copies + (standing.duplicates if standing else 0),
+        root=merkle.day_root([bytes.fromhex(p.root) for p in built.parts]).hex(),
         parts=tuple(built.parts),
-        chains=tuple(_spans(walker, built)),
+        chains=tuple(built.spans),
         starts=tuple(facts.starts),
         losses=tuple(facts.losses),
         verdicts=built.verdicts,
         quarantine=tuple(quarantine),
         links=tuple(q for q in links if q.link.event_hash not in built.accepted_links),
-        undecodable=tuple(seen.undecodable),
+        undecodable=tuple(gather.merged(undecodable)),
         edge_keys={i: known[i] for i in sorted(facts.key_ids)},
-        inputs=_input_ranges(covered),
+        inputs=plan.ranges,
     )
     return manifests.sign(platform.keys, manifest)
 
 
-def _spans(walker: ChainWalker, built: _Day) -> list[ChainSpan]:
-    spans = walker.finish()
-    built.count([Verdict.GAP.value for s in spans for _ in s.gaps])
-    return spans
+def _rows(
+    platform: Platform,
+    plan: Plan,
+    history: manifests.History,
+    links: list[QuarantinedLink],
+    built: _Day,
+    progress: Progress,
+) -> None:
+    """Put the day's rows into parts; what they show goes to `built`."""
+    objects = platform.objects
+    tenant_id, day = plan.inputs.tenant_id, plan.inputs.day
+    base = [p.object for p in plan.standing.parts] if plan.standing else []
+    sources = gather.Sources(base, plan.inputs.landing)
+    # The manifest that is replaced is the base; what any other day holds was sealed before.
+    others = held.HeldRows(objects, (m for d, m in history.counting.items() if d != day))
+    earlier = _Earlier(others, EarlierIds(objects, others.spans, day))
+    walker = ChainWalker()
+    with tempfile.TemporaryDirectory(prefix="audit-seal-") as folder:
+        rows = gather.sorted_rows(objects, sources, tenant_id, Path(folder), built.seen)
+        fresh = _judged(rows, tenant_id, earlier, walker, links, built)
+        built.parts = put_parts(platform, tenant_id, day, fresh, progress)
+    built.spans = walker.finish()
+    gaps = sum(len(s.gaps) + s.unlisted_gaps for s in built.spans)
+    if gaps:
+        built.verdicts[Verdict.GAP.value] = gaps
+
+
+def _keep(objects: Objects, standing: Manifest, parts: Sequence[Part]) -> None:
+    """Refuse a revision that lacks a leaf of the manifest that it replaces."""
+    found = kept(
+        partial(leaves_of, objects.open, standing.parts), partial(leaves_of, objects.open, parts)
+    )
+    if found.missing or found.old != standing.rows:
+        raise SealRefused(
+            f"{standing.tenant_id} {standing.day}: {found.missing} of {standing.rows} events of"
+            f" revision {standing.revision} would be missing, the first is {found.first_missing}",
+            remedy="keep everything as it is and run `audit-platform fsck`",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    """What other days hold: the same events, and the same words in other chains."""
+
+    rows: held.HeldRows
+    ids: EarlierIds
 
 
 def _judged(
     rows: Iterator[pa.RecordBatch],
     tenant_id: str,
-    earlier: held.HeldRows,
+    earlier: _Earlier,
     walker: ChainWalker,
     links: list[QuarantinedLink],
     built: _Day,
@@ -251,7 +293,7 @@ def _judged(
     """Rows that no earlier manifest holds, with what they show counted."""
     refused = pa.array([bytes.fromhex(q.link.event_hash) for q in links], pa.binary(32))
     for batch in rows:
-        again = earlier.mask(batch)
+        again = earlier.rows.mask(batch)
         built.held += int(again.sum())
         fresh = batch.filter(pa.array(~again)) if again.any() else batch
         if not len(fresh):
@@ -270,6 +312,7 @@ def _judged(
         if pc.count_distinct(fresh["event_id"]).as_py() < len(fresh):
             ids = judge_ids(fresh["event_id"], sha256_column(fresh["payload"]), hashes)
             built.count([str(f.verdict) for f in ids])
+        built.count(earlier.ids.verdicts(fresh))
         if len(refused):
             accepted = fresh["event_hash"].filter(pc.is_in(fresh["event_hash"], value_set=refused))
             built.accepted_links |= {h.hex() for h in accepted.to_pylist()}
@@ -289,113 +332,3 @@ def _signed_lines(rows: pa.RecordBatch, tenant_id: str) -> list[bytes]:
         prev_hash=hashes_of(signed["prev_hash"]),
     )
     return [line.encode() for line in lines.to_pylist()]
-
-
-def _put_parts(
-    platform: Platform,
-    tenant_id: str,
-    day: str,
-    rows: Iterator[pa.RecordBatch],
-    built: _Day,
-    progress: Progress,
-) -> None:
-    """Cut by device into parts and put each; a part never shares a device with another."""
-    writer = sealed.PartWriter()
-    for batch in rows:
-        for piece in _by_part(batch, writer):
-            if piece is None:
-                _put(platform, tenant_id, day, writer, built)
-                progress("sealed", built.rows)
-                writer = sealed.PartWriter()
-            else:
-                writer.write(piece)
-    if writer.rows:
-        _put(platform, tenant_id, day, writer, built)
-
-
-def _by_part(batch: pa.RecordBatch, writer: sealed.PartWriter) -> Iterator[pa.RecordBatch | None]:
-    """Pieces of a batch; None where a new part has to begin (at a device's first row)."""
-    room = sealed.MAX_ROWS_PER_PART - writer.rows
-    # A batch holds whole devices, so its start is always a place to cut.
-    if writer.rows and len(batch) > room:
-        yield None
-    yield batch
-
-
-def _put(
-    platform: Platform, tenant_id: str, day: str, writer: sealed.PartWriter, built: _Day
-) -> None:
-    data, facts = writer.close()
-    digest = hashlib.sha256(data).hexdigest()
-    key = layout.part_key(tenant_id, day, len(built.parts), digest)
-    stored = put_data(platform, key, data, digest)
-    reach(Killpoint.PART_PUT)
-    named = NamedObject(key, stored.version_id, digest, len(data), facts.rows)
-    built.parts.append(
-        Part(
-            object=named,
-            root=facts.root.hex(),
-            row_group_roots=tuple(r.hex() for r in facts.row_group_roots),
-            first_device=facts.first_device,
-            last_device=facts.last_device,
-        )
-    )
-    built.roots.append(facts.root)
-
-
-def put_data(platform: Platform, key: str, data: bytes, sha256: str) -> ObjectVersion:
-    """Store a data object under its content's name, or adopt the same bytes stored before."""
-    until = lock_until(platform.clock.now_ms(), DATA_LOCK_MS)
-    objects: Objects = platform.objects
-    try:
-        return objects.put(key, data, retain_until_ms=until, if_absent=True)
-    except ObjectExists:
-        standing = objects.oldest(key)
-        if standing is not None and standing.sha256 == sha256:
-            if standing.retain_until_ms < until:
-                return objects.extend(key, standing.version_id, until)
-            return standing
-    # The name promises other bytes than stand there: ours go beside them, named by version.
-    return objects.put(key, data, retain_until_ms=until, if_absent=False)
-
-
-def _quarantined(
-    objects: Objects, inputs: DayInputs, history: manifests.History
-) -> tuple[list[QuarantinedLink], list[NamedObject]]:
-    """(refused events that are links, once each; the quarantine objects of the day)."""
-    known = {q.link.event_hash for m in history.manifests for q in m.links}
-    links: list[QuarantinedLink] = []
-    named: list[NamedObject] = []
-    for o in inputs.quarantine:
-        with objects.open(o.object.key, o.object.version_id) as file:
-            table = read_columns(file, QUARANTINE_SCHEMA.names)
-        table = table.filter(pc.less(table["log_offset"], o.end_offset))
-        named.append(gather.named(o, table.num_rows))
-        is_link = pc.and_(pc.equal(table["chunk"], 0), pc.is_valid(table["link_event_hash"]))
-        for row in table.filter(is_link).to_pylist():
-            if row["link_event_hash"] not in known:
-                known.add(row["link_event_hash"])
-                link = EventLink(
-                    **{k.removeprefix("link_"): v for k, v in row.items() if k.startswith("link_")}
-                )
-                links.append(QuarantinedLink(row["entry_id"], row["slug"], link))
-    links.sort(key=lambda q: (q.link.device_id, q.link.chain_id, q.link.sequence_number))
-    return links, named
-
-
-def _input_ranges(covered: Coverage) -> tuple[InputRange, ...]:
-    """The offsets that were looked at, also where they held nothing of this tenant."""
-    first: dict[tuple[str, int, int], int] = {}
-    for r in covered.ranges:
-        place = (r.topic, r.generation, r.partition)
-        first[place] = min(r.first_offset, first.get(place, r.first_offset))
-    return tuple(
-        InputRange(
-            p.topic,
-            p.generation,
-            p.partition,
-            first.get((p.topic, p.generation, p.partition), p.end_offset),
-            p.end_offset,
-        )
-        for p in covered.closing.partitions
-    )

@@ -57,6 +57,26 @@ def _holds(objects: Objects, tenant_id: str, hint: Sealed) -> bool:
     return stored is not None and stored.sha256 == hint.sha256
 
 
+def standing_of(
+    objects: Objects, tenant_id: str, day: str, newest: int
+) -> tuple[Manifest | None, set[str]]:
+    """(a day's newest manifest, the days of all manifests after it), read from `newest` backward.
+
+    None after reading the whole history: the day has no manifest. Raises as `sealed_until`.
+    """
+    later: set[str] = set()
+    for number in range(newest, 0, -1):
+        key = layout.manifest_key(tenant_id, number)
+        record = read_claim(objects, key)
+        if record is None:
+            continue
+        manifest = Manifest.from_bytes(key, record.data)
+        if manifest.day == day:
+            return manifest, later
+        later.add(manifest.day)
+    return None, later
+
+
 def next_day(platform: Platform, tenant: Tenant, sealed: Sealed, first_closed: str) -> str:
     """The day of a tenant that is sealed next, whether or not it is closed yet.
 

@@ -80,7 +80,8 @@ class DayCheck:
     report: Report
     manifest: Manifest
 
-    def _add(self, step: Step, message: str, **more: object) -> None:
+    def add(self, step: Step, message: str, **more: object) -> None:
+        """An entry about this day."""
         at = {"tenant_id": self.manifest.tenant_id, "day": self.manifest.day}
         self.report.entries.append(
             Entry(step, message, **at, **more)  # type: ignore[arg-type] # fields of Entry by name
@@ -103,9 +104,9 @@ class DayCheck:
             self._chains(walker.finish(), findings)
             self._edges(signed)
         for o in (*self.manifest.quarantine, *self.manifest.undecodable):
-            self._object(o)
+            self.object(o)
         for text, link in check_quarantine(self.source.open, self.manifest):
-            self._add(
+            self.add(
                 Step.QUARANTINE,
                 text,
                 device_id=link.device_id,
@@ -113,41 +114,41 @@ class DayCheck:
                 sequence=link.sequence_number,
             )
 
-    def _object(self, named: NamedObject) -> bool:
+    def object(self, named: NamedObject) -> bool:
         """Step 6. True when the object can be read at all."""
         key = named.key
         try:
             with self.source.open(key, named.version_id) as file:
                 size, sha256 = _digest(file)
         except ObjectNotFound:
-            self._add(Step.OBJECTS, "a named object is missing", key=key)
+            self.add(Step.OBJECTS, "a named object is missing", key=key)
             return False
         except (AuditPlatformError, OSError) as e:
-            self._add(Step.OBJECTS, f"a named object cannot be read: {e}", key=key)
+            self.add(Step.OBJECTS, f"a named object cannot be read: {e}", key=key)
             return False
         self.report.objects += 1
         self.report.bytes += size
         if size != named.size:
             text = f"the object has {size} bytes, its manifest says {named.size}"
-            self._add(Step.OBJECTS, text, key=key)
+            self.add(Step.OBJECTS, text, key=key)
         if sha256 != named.sha256:
             text = f"the object's SHA-256 is {sha256}, its manifest says {named.sha256}"
-            self._add(Step.OBJECTS, text, key=key)
+            self.add(Step.OBJECTS, text, key=key)
         over = self.source.hidden(key)
         if over:
-            self._add(Step.OBJECTS, over, key=key, verdict="hidden")
+            self.add(Step.OBJECTS, over, key=key, verdict="hidden")
         return True
 
     def _part(self, part: Part, walker: ChainWalker) -> PartCheck | None:
         """Steps 6, 7 and 8 for one part."""
         key = part.object.key
-        if not self._object(part.object):
+        if not self.object(part.object):
             return None
         with self.source.open(key, part.object.version_id) as file:
             check = check_part(file, self.manifest.tenant_id, walker)
         self.report.rows += check.rows
         for p in check.problems:
-            self._add(
+            self.add(
                 Step.ROWS,
                 p.reason,
                 key=key,
@@ -158,10 +159,10 @@ class DayCheck:
             )
         if check.bad_rows > len(check.problems):
             text = f"{check.bad_rows} rows in all are wrong; the first are named"
-            self._add(Step.ROWS, text, key=key)
+            self.add(Step.ROWS, text, key=key)
         if check.rows != part.object.rows:
             text = f"the part has {check.rows} rows, its manifest says {part.object.rows}"
-            self._add(Step.ROWS, text, key=key)
+            self.add(Step.ROWS, text, key=key)
         self._part_roots(part, check)
         return check
 
@@ -181,15 +182,15 @@ class DayCheck:
             if got.hex() != said
         ]
         text = f"the part's Merkle root is not the signed one; row groups that differ: {groups}"
-        self._add(Step.ROOTS, text, key=part.object.key)
+        self.add(Step.ROOTS, text, key=part.object.key)
 
     def _roots(self) -> None:
         roots = [bytes.fromhex(p.root) for p in self.manifest.parts]
         if merkle.day_root(roots).hex() != self.manifest.root:
             text = "the day's Merkle root does not follow from its parts' roots"
-            self._add(Step.ROOTS, text)
+            self.add(Step.ROOTS, text)
         if sum(p.object.rows for p in self.manifest.parts) != self.manifest.rows:
-            self._add(Step.ROOTS, "the day's rows are not the sum of its parts'")
+            self.add(Step.ROOTS, "the day's rows are not the sum of its parts'")
 
     def _chains(self, spans: Sequence[ChainSpan], findings: Sequence[Finding]) -> None:
         """Step 9: the manifest states what its rows show, so its word is checked against them."""
@@ -199,7 +200,7 @@ class DayCheck:
             for device, chain in sorted(said.keys() | seen.keys()):
                 if said.get((device, chain)) != seen.get((device, chain)):
                     text = "the rows do not show what the manifest says of this chain"
-                    self._add(Step.CHAINS, text, device_id=device, chain_id=chain)
+                    self.add(Step.CHAINS, text, device_id=device, chain_id=chain)
         # Gaps are judged with the other days (step 11): a late event may stand in a later one.
         faults = [f for f in findings if f.verdict not in (*INFORMATIONAL, Verdict.GAP)]
         chain_entries(self.report, self.manifest.tenant_id, Step.CHAINS, self.manifest.day, faults)
@@ -208,7 +209,7 @@ class DayCheck:
         # Step 12: only a bad signature or an unknown key is a finding.
         facts = edge_facts(signed, self.manifest.edge_keys)
         for p in facts.problems:
-            self._add(
+            self.add(
                 Step.EDGES,
                 p.reason,
                 device_id=p.device_id,
@@ -219,7 +220,7 @@ class DayCheck:
         said = (list(m.starts), list(m.losses), set(m.edge_keys))
         if said != (facts.starts, facts.losses, facts.key_ids):
             text = "the rows do not show the chain starts and losses that the manifest lists"
-            self._add(Step.EDGES, text)
+            self.add(Step.EDGES, text)
 
 
 def _digest(file: BinaryIO) -> tuple[int, str]:

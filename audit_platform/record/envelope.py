@@ -24,6 +24,9 @@ UUID_PATTERN: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{
 HASH_PATTERN: Final = re.compile(r"[0-9a-f]{64}")
 CHAIN_PATTERN: Final = re.compile(r"[0-9a-f]{16}")
 
+#: With this member an edge marks an event that it could give no place in a chain (`formats.md`).
+EDGE_CONFLICT: Final = "edgeConflict"
+
 _IDENTIFIER: Final = (IDENTIFIER_PATTERN, "1 to 128 of A-Z a-z 0-9 . _ : / -")
 _HASH: Final = (HASH_PATTERN, "64 lower-case hex digits")
 
@@ -44,9 +47,9 @@ _TEXT_RULES: Final = {
 def require_well_formed(value: object, tenant_id: str) -> dict[str, Any]:
     """`value` as it came, when it is an event whose every envelope field has its form.
 
-    Raises `EventRefused` with `not_an_object`, `other_tenant`, `server_field`, `unknown_field`,
-    `missing_field`, `wrong_type`, `bad_form`, `bad_time` or `sequence_range`. Hashes are not
-    compared with what they stand for.
+    Raises `EventRefused` with `not_an_object`, `other_tenant`, `server_field`,
+    `sequence_conflict`, `unknown_field`, `missing_field`, `wrong_type`, `bad_form`, `bad_time` or
+    `sequence_range`. Hashes are not compared with what they stand for.
     """
     if not isinstance(value, dict):
         raise EventRefused("not_an_object", "", "not an object", remedy="send one object a line")
@@ -59,6 +62,13 @@ def require_well_formed(value: object, tenant_id: str) -> dict[str, Any]:
             "ingestionTime",
             "ingestionTime is given by the platform",
             remedy="leave the field out",
+        )
+    if EDGE_CONFLICT in value:
+        raise EventRefused(
+            "sequence_conflict",
+            "sequenceNumber",
+            "its edge had taken another event of this device with this sequence number",
+            remedy="compare the two: the device counted one number twice",
         )
     for name in value:
         if name not in _RULES:

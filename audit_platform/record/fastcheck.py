@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
@@ -27,7 +28,7 @@ from audit_platform.record.canonical import MAX_DEPTH, MAX_SAFE_INTEGER, load_ca
 from audit_platform.record.columns import Ints, Mask
 from audit_platform.record.event import MAX_EVENT_BYTES
 from audit_platform.record.layout import partition_of
-from audit_platform.record.schemas import SchemaRegistry
+from audit_platform.record.schemas import EventSchema, SchemaRegistry
 from audit_platform.record.times import parse_time_ms
 
 Text = npt.NDArray[np.uint8]
@@ -105,20 +106,18 @@ class SureLines:
 
     `lines` are numbers from 0, `partitions` where their devices belong, `stored` the pieces whose
     join is the stored line with its line end, `event_time_ms` milliseconds since 1970.
+    `fully_checked` of the payloads went through the full JSON Schema, not a typed decoder.
     """
 
     lines: Sequence[int]
     partitions: Sequence[int]
     stored: Sequence[tuple[bytes, ...]]
     event_time_ms: Ints
+    fully_checked: int
 
 
-#: Whether a decoded payload is valid; for unknown types nothing is.
-_Validator = Callable[[Any], bool]
-
-
-def _nothing_is_valid(_: object) -> bool:
-    return False
+#: What judges a payload; None: no payload is certainly good.
+_Schema = EventSchema | None
 
 
 class FastCheck:
@@ -128,22 +127,27 @@ class FastCheck:
         self._registry = registry
         self._partitions = partitions
         self._known_types = frozenset(registry.known())
-        self._validators: dict[tuple[bytes, bytes], _Validator] = {}
+        self._known_schemas: dict[tuple[bytes, bytes], _Schema] = {}
         self._minutes: dict[bytes, int] = {}
         self._devices: dict[str, dict[bytes, int]] = {}
         self._device_count = 0
 
     def check(
-        self, block: bytes, line_count: int, tenant_id: str, ingestion_time: bytes
+        self,
+        block: bytes,
+        line_count: int,
+        tenant_id: str,
+        ingestion_time: bytes,
+        known_devices: frozenset[bytes] | None = None,
     ) -> SureLines:
         """Look at the lines of one tenant in `block`, each of which ends with a line feed.
 
         `line_count` is their number. `ingestion_time` is 24 ASCII bytes; each sure line is stored
-        with it.
+        with it. With `known_devices` no line of another device is sure.
         """
         lines, found = _matches(block, line_count, _pattern(tenant_id))
         if not found:
-            return SureLines([], [], [], np.zeros(0, np.int64))
+            return SureLines([], [], [], np.zeros(0, np.int64), 0)
         columns: Iterator[Sequence[bytes]] = zip(*found, strict=True)
         heads, checksums, devices, ids, times, kinds, tails, payloads, prevs, refs, numbers = (
             columns
@@ -158,20 +162,20 @@ class FastCheck:
         if max(map(len, numbers)) >= _DIGITS_OF_MAX:
             good &= np.array([int(number) <= MAX_SAFE_INTEGER for number in numbers])
         homes = self._homes(tenant_id, devices)
-        values = _canonical_values(payloads)
-        if _NO_HOME in homes or None in values:
+        if known_devices is not None and not known_devices.issuperset(devices):
+            good &= np.array([device in known_devices for device in devices])
+        if _NO_HOME in homes:
             good &= np.array([h != _NO_HOME for h in homes])
-            good &= np.array([value is not None for value in values])
-        checks = zip(good.tolist(), self._schemas(kinds, refs), values, strict=True)
-        sure = [n for n, (is_good, valid, value) in enumerate(checks) if is_good and valid(value)]
-        if len(sure) < len(found):
+        fully_checked = _judge(payloads, self._schemas(kinds, refs), good)
+        if not good.all():
+            sure = np.flatnonzero(good).tolist()
             lines, homes = [lines[n] for n in sure], [homes[n] for n in sure]
             heads, tails = [heads[n] for n in sure], [tails[n] for n in sure]
             ms = ms[sure]
         inserted = b',"ingestionTime":"%b"' % ingestion_time
         # Joined only once, into the value of a log record.
-        stored = list(zip(heads, repeat(inserted, len(sure)), tails, strict=True))
-        return SureLines(lines, homes, stored, ms)
+        stored = list(zip(heads, repeat(inserted, len(heads)), tails, strict=True))
+        return SureLines(lines, homes, stored, ms, fully_checked)
 
     def _homes(self, tenant_id: str, devices: Sequence[bytes]) -> list[int]:
         """The partition of each device; `_NO_HOME` for a name that is not well formed."""
@@ -215,13 +219,13 @@ class FastCheck:
         good &= (text[:, 2] == ord(".")) & (text[:, 6] == ord("Z"))
         return at + digits @ _MILLISECONDS, good
 
-    def _schemas(self, kinds: Sequence[bytes], refs: Sequence[bytes]) -> list[_Validator]:
+    def _schemas(self, kinds: Sequence[bytes], refs: Sequence[bytes]) -> list[_Schema]:
         """What judges each payload: the schema of the event's type, when it is the one named."""
-        known = self._validators
+        known = self._known_schemas
         pairs = list(zip(kinds, refs, strict=True))
-        validators = [known.get(pair, _nothing_is_valid) for pair in pairs]
-        if _nothing_is_valid not in validators:
-            return validators
+        schemas = [known.get(pair) for pair in pairs]
+        if None not in schemas:
+            return schemas
         new = {pair for pair in pairs if pair not in known}
         if len(known) + len(new) > MAX_REMEMBERED:
             known.clear()
@@ -230,16 +234,15 @@ class FastCheck:
             known[pair] = self._schema(*pair)
         return [known[pair] for pair in pairs]
 
-    def _schema(self, kind: bytes, ref: bytes) -> _Validator:
+    def _schema(self, kind: bytes, ref: bytes) -> _Schema:
         m = _KIND.fullmatch(kind)
         if m is None:
-            return _nothing_is_valid
+            return None
         name, version = m["type"].decode("ascii"), int(m["version"])
         if (name, version) not in self._known_types:
-            return _nothing_is_valid
-        if self._registry.schema_ref(name, version).encode("ascii") != ref:
-            return _nothing_is_valid
-        return self._registry.validator(name, version).is_valid
+            return None
+        schema = self._registry.get(name, version)
+        return schema if schema.schema_ref.encode("ascii") == ref else None
 
 
 def _minute_ms(minute: bytes) -> int:
@@ -307,6 +310,31 @@ def _event_ids(ms: Ints, hashes: Text) -> Text:
 # -------------------------------------------------------------------------------------- payloads
 
 
+def _judge(payloads: Sequence[bytes], schemas: Sequence[_Schema], good: Mask) -> int:
+    """Take from `good` the payloads that are not certainly canonical and valid.
+
+    Returns how many of them the full JSON Schemas had to judge.
+    """
+    of_schema: defaultdict[str, list[int]] = defaultdict(list)
+    for n, schema in enumerate(schemas):
+        of_schema[schema.schema_ref if schema else ""].append(n)
+    good[of_schema.pop("", [])] = False
+    left: set[int] = set()
+    for rows in of_schema.values():
+        decoder = schemas[rows[0]].typed  # type: ignore[union-attr]  # no schema: popped above
+        joined = b"\n".join([payloads[n] for n in rows]) + b"\n"
+        if decoder is None or not decoder.are_good(joined, len(rows)):
+            left.update(rows)
+    left.update(_doubtful_numbers(b"\n".join(payloads), payloads))
+    ordered = sorted(left)
+    values = _canonical_values([payloads[n] for n in ordered]) if ordered else []
+    for n, value in zip(ordered, values, strict=True):
+        schema = schemas[n]
+        if value is None or schema is None or not schema.validator.is_valid(value):
+            good[n] = False
+    return len(ordered)
+
+
 def _canonical_values(texts: Sequence[bytes]) -> list[Any]:
     """The object of each payload whose bytes are certainly canonical, None for the others."""
     # No sender can write the fence, so it marks where one payload ends and the next begins,
@@ -322,33 +350,55 @@ def _canonical_values(texts: Sequence[bytes]) -> list[Any]:
     if not same or len(found) != 2 * len(texts) - 1 or set(found[1::2]) - {_FENCE}:
         return [load_canonical(text) for text in texts]
     values: list[Any] = found[::2]
-    for n in _doubtful(joined, texts):
+    for n in sorted(_doubtful(joined, texts)):
         values[n] = load_canonical(texts[n])
     return values
 
 
-def _doubtful(joined: bytes, texts: Sequence[bytes]) -> list[int]:
+def _doubtful(joined: bytes, texts: Sequence[bytes]) -> set[int]:
     """Payloads whose bytes orjson may write in another way than JCS, or that are nested deeply.
+
+    `joined` has a fence between each two of the texts.
+    """
+    data = np.frombuffer(joined, np.uint8)
+    # `[` and `{` differ in one bit. Counted also inside strings: then it is only looked at again.
+    brackets = np.flatnonzero(data | 0x20 == ord("{"))
+    # Where so many of them stand in less room than the longest payload, one may be nested deeply.
+    spread = brackets[MAX_DEPTH - 1 :] - brackets[: 1 - MAX_DEPTH]
+    deep = brackets[: len(spread)][spread < max(map(len, texts))]
+    odd = [deep, *_odd_places(joined)]
+    return _texts_at(np.concatenate(odd), texts, len(_FENCE_BYTES))
+
+
+def _doubtful_numbers(joined: bytes, texts: Sequence[bytes]) -> set[int]:
+    """The same for payloads that a typed decoder has seen: their depth is the schema's.
+
+    `joined` has a line feed between each two of the texts.
+    """
+    return _texts_at(np.concatenate(_odd_places(joined)), texts, 1)
+
+
+def _odd_places(joined: bytes) -> list[Ints]:
+    """Where an encoder may write in another way than JCS.
 
     Those are numbers with an exponent, integral floats (`1.0`), keys beyond the BMP, and what only
     looks so inside a string.
     """
     data = np.frombuffer(joined, np.uint8)
     # A payload begins and ends with a bracket, so the bytes beside these places are there.
-    is_digit = data - np.uint8(ord("0")) < 10  # noqa: PLR2004 - ten digits
-    exponent = np.flatnonzero((data[1:] == ord("e")) & is_digit[:-1])
-    point = np.flatnonzero((data[:-2] == ord(".")) & (data[1:-1] == ord("0")))
+    e = np.flatnonzero(data == ord("e"))
+    exponent = e[data[e - 1] - np.uint8(ord("0")) < 10]  # noqa: PLR2004 - ten digits
+    point = np.flatnonzero(data == ord("."))
+    point = point[data[point + 1] == ord("0")]
     odd = [exponent, point[_ENDS_NUMBER[data[point + 2]]]]
     if not joined.isascii():
         odd.append(np.flatnonzero(data >= _FIRST_BEYOND_BMP))
-    # `[` and `{` differ in one bit. Counted also inside strings: then it is only looked at again.
-    brackets = np.flatnonzero(data | 0x20 == ord("{"))
-    # Where so many of them stand in less room than the longest payload, one may be nested deeply.
-    spread = brackets[MAX_DEPTH - 1 :] - brackets[: 1 - MAX_DEPTH]
-    odd.append(brackets[: len(spread)][spread < max(map(len, texts))])
-    at = np.concatenate(odd)
-    if not at.size:
-        return []
-    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + len(_FENCE_BYTES))
-    rows = np.searchsorted(ends, at, side="right")
-    return sorted(set(rows.tolist()))
+    return odd
+
+
+def _texts_at(places: Ints, texts: Sequence[bytes], fence: int) -> set[int]:
+    """Which of the texts those places are in; `fence` bytes stand between two texts."""
+    if not places.size:
+        return set()
+    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + fence)
+    return set(np.searchsorted(ends, places, side="right").tolist())

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -28,6 +29,7 @@ from audit_platform.record.daycheck import DayCheck, Source, chain_entries
 from audit_platform.record.manifest import Manifest, previous_hash
 from audit_platform.record.parquet import row_groups_of
 from audit_platform.record.report import Entry, Report, Step
+from audit_platform.record.revisions import check_revisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,15 @@ def check(
     return report
 
 
+def _day_said(data: bytes) -> str:
+    """The day that a malformed manifest says it is of, or "": only good to name it by."""
+    try:
+        said = orjson.loads(data)["day"]
+        return layout.day_of(layout.day_start_ms(said))
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return ""
+
+
 def _wanted(scope: Scope, tenant_id: str) -> bool:
     return scope.tenants is None or tenant_id in scope.tenants
 
@@ -117,9 +128,11 @@ class _Tenant:
     ) -> None:
         self.source, self.trusted, self.report = source, trusted, report
         self.scope, self.tenant_id, self.progress = scope, tenant_id, progress
+        #: Days of manifests that do not count, as they say ("" where they do not even say that).
+        self._not_valid: list[str] = []
 
     def check(self, keys: list[str], head: TrustedHead | None) -> None:
-        """Steps 2 to 13."""
+        """Steps 2 to 14."""
         signed = self._manifests(keys)
         counting = self._days(signed)
         self.report.days[self.tenant_id] = sorted(counting)
@@ -127,13 +140,18 @@ class _Tenant:
             self.progress(f"{self.tenant_id} {day}", done, len(counting))
             if self.scope.day in (None, day):
                 DayCheck(self.source, self.report, counting[day]).run()
+                check_revisions(self.source, self.report, [m for m in signed if m.day == day])
         self._unnamed(signed)
         self._links([counting[day] for day in sorted(counting)])
         self._head(signed, head)
 
     def _add(self, step: Step, message: str, **more: object) -> None:
+        # When one day is asked for, what is wrong with the manifest of another is told, no more.
+        day = more.get("day", "")
+        is_other = self.scope.day is not None and day not in ("", self.scope.day)
+        note = bool(more.pop("note", False)) or (is_other and step is not Step.HEAD)
         self.report.entries.append(
-            Entry(step, message, tenant_id=self.tenant_id, **more)  # type: ignore[arg-type] # fields of Entry by name
+            Entry(step, message, note=note, tenant_id=self.tenant_id, **more)  # type: ignore[arg-type] # fields of Entry by name
         )
 
     # --------------------------------------------------------------------------- manifests
@@ -142,6 +160,7 @@ class _Tenant:
         """Steps 2, 3 and 4: those of good form and signature, by number."""
         good: list[Manifest] = []
         before: Manifest | None = None
+        is_before_good = False
         expected = 1
         for key in keys:
             manifest = self._manifest(key)
@@ -154,22 +173,31 @@ class _Tenant:
             if manifest is None:
                 before = None
                 continue
+            is_good = self._signature(key, manifest)
             linked = holes or (before is None and number > 1)
             if not linked and manifest.previous != previous_hash(before):
+                # Of the two the one whose signature is wrong is the one that was changed.
+                changed = before if before is not None and is_good and not is_before_good else None
+                blamed = changed or manifest
                 text = f"manifest {number} does not name the manifest before it"
-                self._add(Step.SEQUENCE, text, key=key, day=manifest.day)
-            before = manifest
-            if self._signature(key, manifest):
+                name = layout.manifest_key(self.tenant_id, blamed.number)
+                self._add(Step.SEQUENCE, text, key=name, day=blamed.day)
+            before, is_before_good = manifest, is_good
+            if is_good:
                 good.append(manifest)
+            else:
+                self._not_valid.append(manifest.day)
         return good
 
     def _manifest(self, key: str) -> Manifest | None:
         # Step 2: form, and the name it stands under.
+        data = b""
         try:
             data = self._read(key, "")
             manifest = Manifest.from_bytes(key, data)
         except (AuditPlatformError, OSError) as e:
-            self._add(Step.FORM, str(e), key=key)
+            self._not_valid.append(_day_said(data))
+            self._add(Step.FORM, str(e), key=key, day=_day_said(data))
             return None
         self.report.manifests += 1
         over = self.source.hidden(key)
@@ -241,7 +269,13 @@ class _Tenant:
         judged = judge_links(days, is_event=lambda d, h: self._is_event(counting, d, h))
         by_day: dict[str, list[Finding]] = {}
         for f in judged.findings:
-            if self.scope.day in (None, f.day):
+            if self.scope.day not in (None, f.day):
+                continue
+            if self._is_open(f):
+                text = f"{f.verdict}: {f.detail}; not judged: a manifest before it is not valid"
+                at = {"device_id": f.device_id, "chain_id": f.chain_id, "sequence": f.sequence}
+                self._add(Step.LINKS, text, day=f.day, note=True, **at)
+            else:
                 by_day.setdefault(f.day, []).append(f)
         for day, findings in by_day.items():
             chain_entries(self.report, self.tenant_id, Step.LINKS, day, findings)
@@ -253,6 +287,13 @@ class _Tenant:
                 device_id=loss.device_id,
                 chain_id=loss.chain_id,
             )
+
+    def _is_open(self, found: Finding) -> bool:
+        """Could a day whose manifest is not valid hold what is missing? That day is the finding."""
+        after = found.after_day
+        return after is not None and any(
+            not day or after < day < found.day for day in self._not_valid
+        )
 
     def _is_event(self, counting: Sequence[Manifest], device_id: str, event_hash: str) -> bool:
         """Is this the hash of any sealed event of a device? Asked for restored edges only."""

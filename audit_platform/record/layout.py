@@ -16,6 +16,7 @@ from typing import Final
 EVENTS_TOPIC: Final = "audit.events.v1"
 DLQ_TOPIC: Final = "audit.dlq.v1"
 ARCHIVE_GROUP: Final = "archive-writer"
+INDEXER_GROUP: Final = "search-indexer"
 
 #: The tenant that holds what the platform does itself (reads, sign-ins, operator actions).
 PLATFORM_TENANT: Final = "platform"
@@ -155,6 +156,17 @@ def parse_closing(key: str) -> str | None:
     """Day of a closing record's key; None for any other key."""
     m = re.fullmatch(r"landing/v1/closed/(\d{4}-\d{2}-\d{2})\.json", key)
     return m[1] if m else None
+
+
+def late_closing_key(day: str, revision: int) -> str:
+    """Key of a further closing of a day (from 2): how far a revision of its seals reaches."""
+    return f"{LANDING}/closed/{day}-r{revision}.json"
+
+
+def parse_late_closing(key: str) -> tuple[str, int] | None:
+    """(day, revision) of a further closing's key; None for any other key."""
+    m = re.fullmatch(r"landing/v1/closed/(\d{4}-\d{2}-\d{2})-r([1-9]\d{0,8})\.json", key)
+    return (m[1], int(m[2])) if m else None
 
 
 def part_key(tenant_id: str, day: str, part: int, data_sha256_hex: str) -> str:

@@ -8,13 +8,13 @@ Source: design section 3 (chains, losses, verdicts), 7 (a refused event stays a 
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from audit_platform.errors import RecordMalformed
 from audit_platform.record.canonical import MAX_SAFE_INTEGER
+from audit_platform.record.intervals import Intervals, common, merged, without
 from audit_platform.record.layout import ZERO_HASH
 from audit_platform.record.links import EventLink
 from audit_platform.record.spans import ChainSpan, Finding, Verdict
@@ -93,8 +93,6 @@ class LinkJudgement:
 # --------------------------------------------------------------------------------- over the days
 
 _Chain = tuple[str, str]
-#: Closed intervals of sequences, in order, neither touching nor overlapping.
-_Intervals = list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ class _Run:
     """Sequences `first` to `last` of a chain without a hole, held by one day.
 
     `prev` is what its first event names, `head` the hash of its last. A refused event is a run of
-    its own.
+    its own. A run with `unlisted` gaps has that many holes, and nobody says here where.
     """
 
     first: int
@@ -111,6 +109,13 @@ class _Run:
     head: str
     day: int
     refused: bool
+    unlisted: int = 0
+
+    def held(self) -> Intervals:
+        """Sequences that it holds, as far as is known."""
+        if self.unlisted:
+            return [(self.first, self.first), (self.last, self.last)]
+        return [(self.first, self.last)]
 
 
 @dataclass(slots=True)
@@ -138,8 +143,8 @@ class _Known:
     def settle(self) -> None:
         """Fill `heads`, `lost` and `first_chain` once all runs are known."""
         for (device, chain), losses in self.losses.items():
-            held = _merged((r.first, r.last) for r in self.runs.get((device, chain), ()))
-            if _without([(loss.first, loss.last) for loss, _ in losses], held):
+            held = merged(x for r in self.runs.get((device, chain), ()) for x in r.held())
+            if without([(loss.first, loss.last) for loss, _ in losses], held):
                 self.lost.setdefault(device, set()).add(chain)
         for (device, chain), runs in self.runs.items():
             self.heads.update({(device, r.head): chain for r in runs})
@@ -210,7 +215,8 @@ def _runs_of(span: ChainSpan, day: int) -> Iterator[_Run]:
     for gap in span.gaps:
         yield _Run(first, gap.first - 1, prev, gap.head_before, day, refused=False)
         first, prev = gap.last + 1, gap.prev_hash_after
-    yield _Run(first, span.last_sequence, prev, span.head, day, refused=False)
+    end = span.last_sequence
+    yield _Run(first, end, prev, span.head, day, refused=False, unlisted=span.unlisted_gaps)
 
 
 class _ChainJudge:
@@ -230,11 +236,11 @@ class _ChainJudge:
             known.runs.get(chain, ()), key=lambda r: (r.first, r.refused, r.day, r.last, r.head)
         )
         losses = known.losses.get(chain, [])
-        self._lost = _merged((loss.first, loss.last) for loss, _ in losses)
-        self._held = _merged((r.first, r.last) for r in self._runs)
+        self._lost = merged((loss.first, loss.last) for loss, _ in losses)
+        self._held = merged(x for r in self._runs for x in r.held())
         self._losses = losses
         self.over_declared = [
-            loss for loss, _ in losses if _common(self._held, [(loss.first, loss.last)])
+            loss for loss, _ in losses if common(self._held, [(loss.first, loss.last)])
         ]
 
     def findings(self) -> list[Finding]:
@@ -243,6 +249,7 @@ class _ChainJudge:
         if self._runs:
             found += self._beginning(self._runs[0])
             found += self._along()
+            found += self._unlisted()
         return found
 
     def against_trusted(self, sequence: int, head: str) -> list[Finding]:
@@ -262,7 +269,7 @@ class _ChainJudge:
     def _declared(self) -> Iterator[Finding]:
         """Lost sequences that nobody holds, as the losses say."""
         for loss, day in self._losses:
-            for first, last in _without([(loss.first, loss.last)], self._held):
+            for first, last in without([(loss.first, loss.last)], self._held):
                 detail = f"sequences {first} to {last} are declared lost"
                 yield self._finding(Verdict.DECLARED_GAP, first, day, detail)
 
@@ -279,13 +286,14 @@ class _ChainJudge:
                 (chain, run.prev) in self._known.start_hashes
                 or self._known.is_head_of_other(device, chain, run.prev)
                 # What it names may be among the declared losses of this or an earlier chain.
-                or bool(_common(self._lost, [(run.first - 1, run.first - 1)]))
+                or bool(common(self._lost, [(run.first - 1, run.first - 1)]))
                 or bool(self._known.lost.get(device, set()) - {chain})
                 or self._is_event(device, run.prev)
             )
             detail = "the chain begins at no chain_start and at no event of this device"
         if not fine:
-            yield self._finding(Verdict.BROKEN_LINK, run.first, run.day, detail)
+            found = self._finding(Verdict.BROKEN_LINK, run.first, run.day, detail)
+            yield replace(found, after_day="")
         if self._known.first_chain[device] != chain:
             detail = "a new chain of a device that has another"
             yield self._finding(Verdict.CHAIN_RESET, run.first, run.day, detail)
@@ -305,10 +313,25 @@ class _ChainJudge:
                     detail = "prevHash is not the eventHash of the event before"
                     yield self._finding(Verdict.BROKEN_LINK, run.first, run.day, detail)
             else:
-                for first, last in _without([(reach.last + 1, run.first - 1)], self._lost):
+                for first, last in without([(reach.last + 1, run.first - 1)], self._lost):
                     detail = f"sequences {first} to {last} are missing"
-                    yield self._finding(Verdict.GAP, first, run.day, detail)
+                    found = self._finding(Verdict.GAP, first, run.day, detail)
+                    after = None if reach.day == run.day else self._days[reach.day]
+                    yield replace(found, after_day=after)
             reach = run
+
+    def _unlisted(self) -> Iterator[Finding]:
+        """Gaps that a manifest only counts. Those within declared losses are declared."""
+        for run in self._runs:
+            if run.unlisted:
+                inside = without([(run.first + 1, run.last - 1)], self._lost)
+                verdict = Verdict.GAP if inside else Verdict.DECLARED_GAP
+                detail = (
+                    f"{run.unlisted} more gaps between sequences {run.first} and {run.last} are"
+                    " counted, not listed"
+                )
+                day = self._days[run.day]
+                yield Finding(verdict, self._device, self._chain, None, None, detail, day)
 
     def _refused(self, run: _Run) -> Finding:
         detail = "refused and kept in quarantine; the chain goes through it"
@@ -316,6 +339,8 @@ class _ChainJudge:
 
     def _overlap(self, reach: _Run, run: _Run) -> Iterator[Finding]:
         """Two runs hold the same sequence: two events, unless it is seen to be one."""
+        if reach.unlisted or run.unlisted:
+            return  # it may lie in a hole: the rows of its own day show what it links to
         if run.refused:
             # Accepted by one gateway and refused by another counts as accepted. Inside a run its
             # hash is not known; at the run's ends another event shows.
@@ -336,40 +361,3 @@ class _ChainJudge:
         else:
             detail = "another day holds another event with this sequence"
             yield self._finding(Verdict.FORK, run.first, run.day, detail)
-
-
-def _merged(intervals: Iterable[tuple[int, int]]) -> _Intervals:
-    merged: _Intervals = []
-    for first, last in sorted(intervals):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
-        else:
-            merged.append((first, last))
-    return merged
-
-
-def _common(intervals: _Intervals, of: _Intervals) -> _Intervals:
-    """What lies in both."""
-    common: _Intervals = []
-    for first, last in of:
-        at = max(0, bisect_right(intervals, (first, MAX_SAFE_INTEGER)) - 1)
-        while at < len(intervals) and intervals[at][0] <= last:
-            low, high = max(first, intervals[at][0]), min(last, intervals[at][1])
-            if low <= high:
-                common.append((low, high))
-            at += 1
-    return common
-
-
-def _without(intervals: _Intervals, taken: _Intervals) -> _Intervals:
-    """What lies in `intervals` and not in `taken`."""
-    rest: _Intervals = []
-    for first, last in intervals:
-        at = first
-        for low, high in _common(taken, [(first, last)]):
-            if at < low:
-                rest.append((at, low - 1))
-            at = high + 1
-        if at <= last:
-            rest.append((at, last))
-    return rest

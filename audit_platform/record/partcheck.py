@@ -110,7 +110,7 @@ def check_part(file: BinaryIO, tenant_id: str, walker: ChainWalker | None) -> Pa
 
 def _read_group(parquet: pq.ParquetFile, group: int, check: PartCheck) -> pa.RecordBatch | None:
     try:
-        table = parquet.read_row_group(group).combine_chunks()
+        table = parquet.read_row_group(group, use_threads=False).combine_chunks()
     except (pa.ArrowException, OSError, ValueError) as e:
         check.whole = False
         check.problems.append(_unreadable(parquet, group, check.rows, e))
@@ -137,7 +137,7 @@ def _unreadable(parquet: pq.ParquetFile, group: int, row: int, error: Exception)
     first: dict[str, object] = {}
     for name in sealed.SEALED_SCHEMA.names:
         try:
-            column = parquet.read_row_group(group, columns=[name]).column(0)
+            column = parquet.read_row_group(group, columns=[name], use_threads=False).column(0)
             first[name] = column[0].as_py() if len(column) else None
         except (pa.ArrowException, OSError, ValueError):
             failing.append(name)

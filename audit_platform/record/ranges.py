@@ -224,26 +224,47 @@ class ClosedPartition:
 
 
 @dataclass(frozen=True, slots=True)
+class LateRange:
+    """A range that holds rows of a tenant for a day beyond the ends of the closing before."""
+
+    tenant_id: str
+    topic: str
+    generation: int
+    partition: int
+    first_offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Closing:
-    """`landing/v1/closed/<day>.json`: the end offset of every partition of both topics."""
+    """`landing/v1/closed/<day>.json`: the end offset of every partition of both topics.
+
+    A further closing (`<day>-r<revision>.json`, revision 2 on) has later ends and names each range
+    that holds late rows of the day between the ends of the closing before and its own.
+    """
 
     day: str
     closed_ms: int
     partitions: tuple[ClosedPartition, ...]
+    revision: int = 1
+    late: tuple[LateRange, ...] = ()
 
     def to_bytes(self) -> bytes:
         """JCS bytes."""
-        return _encode(
-            {
-                "kind": "closing",
-                "version": FORMAT_VERSION,
-                "day": self.day,
-                "closedMs": self.closed_ms,
-                "partitions": [
-                    [p.topic, p.generation, p.partition, p.end_offset] for p in self.partitions
-                ],
-            }
-        )
+        body: dict[str, Any] = {
+            "kind": "closing",
+            "version": FORMAT_VERSION,
+            "day": self.day,
+            "closedMs": self.closed_ms,
+            "partitions": [
+                [p.topic, p.generation, p.partition, p.end_offset] for p in self.partitions
+            ],
+        }
+        if self.revision > 1:
+            body["revision"] = self.revision
+            body["late"] = [
+                [x.tenant_id, x.topic, x.generation, x.partition, x.first_offset] for x in self.late
+            ]
+        return _encode(body)
 
     @classmethod
     def from_bytes(cls, where: str, data: bytes) -> Closing:
@@ -256,6 +277,11 @@ class Closing:
                 partitions=tuple(
                     ClosedPartition(str(t), int(g), int(p), int(e))
                     for t, g, p, e in v["partitions"]
+                ),
+                revision=int(v.get("revision", 1)),
+                late=tuple(
+                    LateRange(str(tenant), str(t), int(g), int(p), int(o))
+                    for tenant, t, g, p, o in v.get("late", ())
                 ),
             )
         except (KeyError, TypeError, ValueError) as e:

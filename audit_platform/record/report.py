@@ -27,6 +27,7 @@ class Step(IntEnum):
     LINKS = 11
     EDGES = 12
     HEAD = 13
+    REVISIONS = 14
 
 
 STEP_TEXT: Final = {
@@ -43,6 +44,7 @@ STEP_TEXT: Final = {
     Step.LINKS: "chains go on unbroken from day to day",
     Step.EDGES: "chain starts and losses are signed by known edge keys",
     Step.HEAD: "the newest manifest is at least the head that was given from outside",
+    Step.REVISIONS: "a revision keeps every leaf, object and refused link of the one it replaces",
 }
 
 

@@ -19,6 +19,7 @@ import jsonschema_rs
 import orjson
 
 from audit_platform.errors import EventRefused, RecordMalformed
+from audit_platform.record.typed import NotTyped, TypedPayloads
 
 CRITICALITIES: Final = frozenset({"low", "normal", "high", "critical"})
 
@@ -30,7 +31,10 @@ _EVENT_TYPE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class EventSchema:
-    """One version of one event type. `schema_ref` is `<eventType>/<version>`."""
+    """One version of one event type. `schema_ref` is `<eventType>/<version>`.
+
+    `typed` judges many payloads at once; None where the schema has no typed decoder.
+    """
 
     event_type: str
     version: int
@@ -38,6 +42,7 @@ class EventSchema:
     criticality: str
     device_class: str
     validator: jsonschema_rs.Draft202012Validator
+    typed: TypedPayloads | None = None
 
 
 class SchemaRegistry:
@@ -70,10 +75,6 @@ class SchemaRegistry:
     def criticality(self, event_type: str, version: int) -> str:
         """Default criticality of the type. Raises `EventRefused` as `get`."""
         return self.get(event_type, version).criticality
-
-    def validator(self, event_type: str, version: int) -> jsonschema_rs.Draft202012Validator:
-        """The compiled validator of payloads. Raises `EventRefused` as `get`."""
-        return self.get(event_type, version).validator
 
     def validate(self, event_type: str, version: int, schema_ref: str, payload: object) -> None:
         """Check one decoded payload against the schema that its event names.
@@ -122,7 +123,15 @@ def _compile(event_type: str, version: int, data: bytes) -> EventSchema:
         criticality=criticality,
         device_class=schema["x-device-class"],
         validator=jsonschema_rs.Draft202012Validator(schema),
+        typed=_typed(schema),
     )
+
+
+def _typed(schema: Mapping[str, Any]) -> TypedPayloads | None:
+    try:
+        return TypedPayloads(schema)
+    except NotTyped:
+        return None
 
 
 @functools.cache

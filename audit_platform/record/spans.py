@@ -47,12 +47,19 @@ INFORMATIONAL: Final = frozenset(
 )
 
 
+#: Gaps of one chain that a day's span lists; more are counted. A device that was cut off has a few
+#: gaps a day and a gap every quarter of an hour is a hundred; one that skips every second sequence
+#: has hundreds of thousands, which would make its tenant's manifest 100 MB. The rows show them all.
+MAX_LISTED_GAPS: Final = 100
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One verdict and where it holds.
 
     `row` counts from the first row that the judge was told of; None when no row shows it. Ids are
-    "" and `sequence` None where the judge was not given them. `day` is set when days are judged.
+    "" and `sequence` None where the judge was not given them. `day` is set when days are judged;
+    `after_day` where a day between it and `day` could mend what was found ("": any day before).
     """
 
     verdict: Verdict
@@ -62,6 +69,7 @@ class Finding:
     row: int | None
     detail: str
     day: str = ""
+    after_day: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +110,8 @@ class ChainSpan:
     """What the rows of a day hold of one chain of one device; hashes are lower hex.
 
     `count` counts rows. `head` is the eventHash of the last row; where several rows share the last
-    sequence (a fork), of the one with the greatest hash.
+    sequence (a fork), of the one with the greatest hash. `gaps` are the first `MAX_LISTED_GAPS`;
+    behind the last of them are `unlisted_gaps` more.
     """
 
     device_id: str
@@ -113,10 +122,12 @@ class ChainSpan:
     head: str
     count: int
     gaps: tuple[Gap, ...] = ()
+    unlisted_gaps: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """A camelCase object."""
-        return {
+        """A camelCase object; `unlistedGaps` stands in it only where there are some."""
+        more = {"unlistedGaps": self.unlisted_gaps} if self.unlisted_gaps else {}
+        return more | {
             "deviceId": self.device_id,
             "chainId": self.chain_id,
             "firstSequence": self.first_sequence,
@@ -133,7 +144,8 @@ class ChainSpan:
 
         Gaps must lie in order inside the span, and the count must not be smaller than they allow.
         """
-        v = _members(value, _SPAN_MEMBERS)
+        is_cut = isinstance(value, dict) and "unlistedGaps" in value
+        v = _members(value, _SPAN_MEMBERS | {"unlistedGaps"} if is_cut else _SPAN_MEMBERS)
         if not isinstance(v["gaps"], list):
             raise _malformed("gaps", "not a list")
         span = cls(
@@ -145,6 +157,7 @@ class ChainSpan:
             head=_hash(v, "head"),
             count=_integer(v, "count", 1),
             gaps=tuple(Gap.from_json(g) for g in v["gaps"]),
+            unlisted_gaps=_integer(v, "unlistedGaps", 1) if is_cut else 0,
         )
         at = span.first_sequence
         held = 0
@@ -153,7 +166,8 @@ class ChainSpan:
                 raise _malformed("gaps", "not in order inside the span")
             held += gap.first - at
             at = gap.last + 1
-        held += span.last_sequence - at + 1
+        # Behind the last listed gap every further gap has a row on either side of it.
+        held += span.unlisted_gaps + 1 if is_cut else span.last_sequence - at + 1
         if span.last_sequence < at or span.count < held:
             raise _malformed("count", "fewer rows than sequences that are not missing")
         return span

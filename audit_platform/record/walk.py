@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit_platform.record.columns import Hashes, Ints, Mask, texts_at
-from audit_platform.record.spans import ChainSpan, Finding, Gap, Verdict
+from audit_platform.record.spans import MAX_LISTED_GAPS, ChainSpan, Finding, Gap, Verdict
 
 
 @dataclass(slots=True)
@@ -35,6 +35,7 @@ class _Open:
     head: bytes = b""
     count: int = 0
     gaps: list[Gap] = field(default_factory=list)
+    unlisted_gaps: int = 0
     group: set[bytes] = field(default_factory=set)
     before: set[bytes] | None = None
 
@@ -48,14 +49,16 @@ class _Open:
             head=self.head.hex(),
             count=self.count,
             gaps=tuple(self.gaps),
+            unlisted_gaps=self.unlisted_gaps,
         )
 
 
 class ChainWalker:
     """A streaming judge of rows sorted by (deviceId, chainId, sequenceNumber, eventHash).
 
-    Findings are `duplicate`, `fork`, `broken_link` and `gap`. A chain's first row is not judged:
-    what it must link to may be held by another day. Between calls one chain is remembered.
+    Findings are `duplicate`, `fork`, `broken_link` and `gap` (the first `MAX_LISTED_GAPS` of a
+    chain; its span counts the others). A chain's first row is not judged: what it must link to may
+    be held by another day. Between calls one chain is remembered.
     """
 
     def __init__(self) -> None:
@@ -219,6 +222,9 @@ def _judge(
 
     before = block.hash_at(i - 1) if i > a or carried is None else carried.head
     if step > 1:
+        if len(chain.gaps) == MAX_LISTED_GAPS:
+            chain.unlisted_gaps += 1
+            return []
         first, last = sequence - step + 1, sequence - 1
         chain.gaps.append(Gap(first, last, before.hex(), block.prev_hash[i].tobytes().hex()))
         return [finding(Verdict.GAP, f"sequences {first} to {last} are missing")]

@@ -132,7 +132,8 @@ def materializations(
 
 def seen(cursor: str | None) -> dict[str, int]:
     """Tenant -> manifest number in a cursor."""
-    return {t: s["number"] for t, s in json.loads(cursor or "{}").items()}
+    read = json.loads(cursor or "{}")
+    return {t: s["number"] for t, s in read.get("sealed", {}).items()}
 
 
 @pytest.fixture

@@ -6,12 +6,21 @@ import dagster as dg
 import pytest
 
 from audit_platform.defs import sensors
+from audit_platform.defs.metadata import closing_digest
 from audit_platform.defs.partitions import TENANT
+from audit_platform.operations import late_turns
 from audit_platform.operations.closing import closed_days
+from audit_platform.operations.late import close_again, listed_closings, newest_closing
 from audit_platform.operations.manifests import read_history
 from audit_platform.record import layout
-from audit_platform_tests.defs.conftest import Orchestra, keys_of, seen, words_of
-from audit_platform_tests.world import DAY, GRACE_MS, World
+from audit_platform_tests.defs.conftest import (
+    Orchestra,
+    keys_of,
+    materializations,
+    seen,
+    words_of,
+)
+from audit_platform_tests.world import DAY, GRACE_MS, Edge, World
 
 NEXT = layout.next_day(DAY)
 THIRD = layout.next_day(NEXT)
@@ -192,7 +201,10 @@ def test_a_run_that_lost_its_code_server_is_failed_and_replaced(
         "not json",
         "[1]",
         '{"north": {"number": 7}}',
-        '{"north": {"number": 7, "sha256": "00", "last_day": "2027-01-01"}}',
+        (
+            '{"sealed": {"north": {"number": 7, "sha256": "00", "last_day": "2027-01-01"}},'
+            ' "late": {"store": "00", "reached": {"audit.events.v1/1/0": 99}}}'
+        ),
     ],
 )
 def test_a_cursor_of_another_installation_is_only_a_hint(orchestra: Orchestra, cursor: str) -> None:
@@ -214,3 +226,145 @@ def test_a_tenant_that_came_later_starts_on_its_own_first_day(orchestra: Orchest
     assert keys_of(result) == [f"{NEXT}|late", f"{NEXT}|north"]
     assert all(run.success for run in orchestra.answer(result))
     assert days(world, "late") == [NEXT]
+
+
+# ------------------------------------------------------------------------------------- late rows
+
+
+def late(world: World, edge: Edge, day: str = DAY) -> None:
+    """One event that a lagging gateway stamps with a day that is over, archived."""
+    lines = edge.heartbeats(1, 1, world.clock.now_ms())
+    world.ingest(edge.tenant_id, lines, at_ms=layout.day_end_ms(day) - 1)
+    world.archive()
+
+
+def sealed_orchestra(orchestra: Orchestra) -> Edge:
+    """The first day of one tenant, sealed by the sensor's own run."""
+    world = orchestra.world
+    edge = world.edge("north")
+    world.ingest("north", [edge.start(world.clock.now_ms())])
+    world.archive()
+    end(world, DAY)
+    assert all(run.success for run in orchestra.answer(orchestra.tick()))
+    return edge
+
+
+def test_a_sealed_day_with_late_rows_is_closed_again_after_a_rest_and_sealed_again(
+    orchestra: Orchestra,
+) -> None:
+    world = orchestra.world
+    edge = sealed_orchestra(orchestra)
+    late(world, edge)
+    assert keys_of(orchestra.tick()) == []
+    assert listed_closings(world.platform) == []
+    world.clock.advance(GRACE_MS)
+    result = orchestra.tick()
+    assert keys_of(result) == [f"{DAY}|north"]
+    assert listed_closings(world.platform) == [(DAY, 2)]
+    (request,) = result.run_requests or []
+    closing = newest_closing(world.platform, DAY)
+    assert closing is not None
+    assert request.run_key == f"{DAY}|north:{closing_digest(closing)}:1"
+    (run,) = orchestra.answer(result)
+    assert run.success
+    shown = materializations(run)
+    assert shown["cold_manifest", f"{DAY}|north"]["revision"].value == 2
+    assert [(m.day, m.revision) for m in read_history(world.platform, "north").manifests] == [
+        (DAY, 1),
+        (DAY, 2),
+    ]
+    for _ in range(2):
+        assert words_of(orchestra.tick()) == "every closed day of every tenant is sealed"
+
+
+def test_rests_between_further_closings_double(orchestra: Orchestra) -> None:
+    world = orchestra.world
+    edge = sealed_orchestra(orchestra)
+    asked = []
+    for _ in range(12):
+        late(world, edge)
+        world.clock.advance(GRACE_MS)
+        result = orchestra.tick()
+        asked.append(len(result.run_requests or []))
+        orchestra.answer(result)
+    assert asked == [1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0]
+    assert read_history(world.platform, "north").counting[DAY].rows == 8
+
+
+def test_a_lost_cursor_finds_late_rows_again_and_asks_for_nothing_twice(
+    orchestra: Orchestra,
+) -> None:
+    world = orchestra.world
+    edge = sealed_orchestra(orchestra)
+    late(world, edge)
+    world.clock.advance(GRACE_MS)
+    orchestra.answer(orchestra.tick())
+    orchestra.cursor = None
+    assert keys_of(orchestra.tick()) == []
+    late(world, edge)
+    world.clock.advance(4 * GRACE_MS)
+    orchestra.cursor = None
+    assert keys_of(orchestra.tick()) == [f"{DAY}|north"]
+
+
+def test_a_tick_reads_few_range_records_and_the_next_goes_on_from_there(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(late_turns, "RECORDS_AT_ONCE", 1)
+    world = orchestra.world
+    edge = sealed_orchestra(orchestra)
+    for _ in range(3):  # of the next day: three ranges
+        world.ingest("north", edge.heartbeats(1, 1, world.clock.now_ms()))
+        world.archive()
+    late(world, edge)
+    world.clock.advance(GRACE_MS)
+    asked = [keys_of(orchestra.tick()) for _ in range(5)]
+    assert asked[0] == []
+    assert [f"{DAY}|north"] in asked
+
+
+def test_a_late_revision_waits_while_the_tenants_next_day_is_asked_for(
+    orchestra: Orchestra,
+) -> None:
+    world = orchestra.world
+    edge = sealed_orchestra(orchestra)
+    late(world, edge)
+    end(world, NEXT)
+    first = orchestra.tick()
+    assert keys_of(first) == [f"{NEXT}|north"]
+    orchestra.answer(first)
+    second = orchestra.tick()
+    assert keys_of(second) == [f"{DAY}|north"]
+    assert all(run.success for run in orchestra.answer(second))
+
+
+def test_days_before_a_tenants_first_are_sealed_without_a_hole(orchestra: Orchestra) -> None:
+    world = orchestra.world
+    begin(world, "south")
+    end(world, NEXT)
+    for _ in range(2):
+        orchestra.answer(orchestra.tick())
+    edge = world.edge("north")
+    world.ingest("north", [edge.start(world.clock.now_ms())])
+    world.archive()
+    end(world, THIRD)
+    orchestra.answer(orchestra.tick())
+    assert days(world, "north") == [THIRD]
+    late(world, edge, DAY)
+    world.clock.advance(GRACE_MS)
+    for _ in range(3):
+        assert all(run.success for run in orchestra.answer(orchestra.tick()))
+    assert days(world, "north") == [THIRD, NEXT, DAY]
+    assert world.verify("north", DAY).findings == []
+
+
+def test_a_revision_after_landing_has_expired_is_green(orchestra: Orchestra) -> None:
+    world = orchestra.world
+    edge = sealed_orchestra(orchestra)
+    world.clock.advance(40 * layout.MS_PER_DAY)
+    for version in list(world.platform.objects.versions("landing/v1/tenant=north/")):
+        world.platform.objects.delete(version.key, version.version_id)
+    late(world, edge)
+    close_again(world.platform, DAY)
+    assert orchestra.run("seal_day").success
+    assert read_history(world.platform, "north").counting[DAY].revision == 2

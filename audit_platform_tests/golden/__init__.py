@@ -1,4 +1,5 @@
 """A sealed record per format version, as an outsider holds it, verified for ever.
 
-`v1/` is never made again: when the format changes, `v2/` stands beside it. `make.py` made it.
+`v1/` is never made again: when the format changes, `v2/` stands beside it. `v1r/` is the same
+format with revisions and gaps that are counted only. `make.py` made them.
 """

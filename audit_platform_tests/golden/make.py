@@ -1,7 +1,9 @@
 """Makes a golden record: `python -m audit_platform_tests.golden.make FOLDER` (a new folder).
 
-Two tenants; a day with a refused link, a copy, an undecodable line and a gap; an empty day; a day
-after a restart of the edge. Belongs here: making it, once per format version.
+`v1`: two tenants; a day with a refused link, a copy, an undecodable line and a gap; an empty day; a
+day after a restart of the edge. `v1r`: one tenant; a day with two revisions and a device that skips
+every second sequence; the day after it. The folder's name says which. Belongs here: making it, once
+per format version.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from audit_platform.operations.late import close_again
 from audit_platform.ports import NewRecord
 from audit_platform.record import layout
+from audit_platform.record.spans import MAX_LISTED_GAPS
 from audit_platform_tests.world import DAY, World, open_world
 
 
@@ -43,17 +47,45 @@ def fill(world: World) -> None:
             world.seal(edge.tenant_id, day)
 
 
+def fill_revised(world: World) -> None:
+    """Two days of one tenant; the first is sealed three times."""
+    edge = world.edge("north")
+    now = world.clock.now_ms()
+    start = edge.start(now)
+    skips = edge.heartbeats(1, 2 * MAX_LISTED_GAPS + 5, now)[::2]
+    begun = edge.event("pump-007", "heartbeat", {"batteryPercent": 1}, now)
+    held_back = edge.event("pump-007", "heartbeat", {"batteryPercent": 2}, now)
+    after = edge.event("pump-007", "heartbeat", {"batteryPercent": 3}, now)
+    world.ingest("north", [start, *skips, begun, after])
+    world.refuse("north", [edge.event("pump-007", "heartbeat", {"no": "such field"}, now)])
+    world.archive()
+    world.close(DAY)
+    world.seal("north", DAY)
+    late_ms = layout.day_end_ms(DAY) - 1
+    for lines in ([held_back, after], edge.heartbeats(9, 1, now)):
+        world.ingest("north", lines, at_ms=late_ms)
+        world.archive()
+        close_again(world.platform, DAY)
+        world.seal("north", DAY)
+    world.ingest("north", [after, *edge.heartbeats(3, 2, world.clock.now_ms())])
+    world.archive()
+    world.close(layout.next_day(DAY))
+    world.seal("north", layout.next_day(DAY))
+
+
 def main(folder: Path) -> None:
     """Make the record and what an auditor is given beside it."""
     with tempfile.TemporaryDirectory() as home, open_world(Path(home)) as world:
-        fill(world)
+        days = {"v1": (fill, 2), "v1r": (fill_revised, 1)}
+        fill_it, last = days[folder.name]
+        fill_it(world)
         ignore = shutil.ignore_patterns(".*")
         shutil.copytree(world.objects_folder, folder / "objects", ignore=ignore)
         [key] = [k for k in world.platform.keys.public_keys() if k.purpose == "manifest"]
         (folder / "manifest-key.hex").write_text(key.public_key.hex() + "\n")
         heads = {}
-        for tenant in ("north", "south"):
-            report = world.verify(tenant, layout.next_day(DAY, 2))
+        for tenant in (t.tenant_id for t in world.platform.metadata.tenants()):
+            report = world.verify(tenant, layout.next_day(DAY, last))
             number, sha256 = report.heads[tenant]
             heads[tenant] = f"{tenant}:{number}:{sha256}"
         (folder / "heads.json").write_text(json.dumps(heads, indent=2) + "\n")

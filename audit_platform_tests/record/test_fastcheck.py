@@ -130,6 +130,19 @@ def test_lines_that_are_not_sure_do_not_change_those_beside_them() -> None:
     assert list(assert_sound(mixed)) == [1, 4, 7]
 
 
+def test_no_line_of_a_device_that_is_not_known_is_sure() -> None:
+    block = b"".join(line + b"\n" for line in GOOD)
+    check = FastCheck(REGISTRY, PARTITIONS)
+    for known, sure in (
+        (frozenset([b"pump-2", b"y", b"pump-"]), [1, 4]),
+        (frozenset[bytes](), []),
+        (None, list(range(len(GOOD)))),
+    ):
+        found = check.check(block, len(GOOD), TENANT, NOW, known)
+        assert list(found.lines) == sure
+        assert len(found.stored) == len(found.partitions) == len(found.event_time_ms) == len(sure)
+
+
 def test_a_block_without_any_event_has_no_sure_line() -> None:
     check = FastCheck(REGISTRY, PARTITIONS)
     found = check.check(b"\n\n", 2, TENANT, NOW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,3 +97,15 @@ def test_verdicts_are_the_words_of_the_design() -> None:
     }  # fmt: skip
     assert Verdict.GAP not in INFORMATIONAL
     assert Verdict.DECLARED_GAP in INFORMATIONAL
+
+
+def test_gaps_that_are_counted_only_are_told_in_a_member_of_their_own() -> None:
+    cut = replace(SPAN, count=7, unlisted_gaps=2)
+    value = cut.to_json()
+    assert value["unlistedGaps"] == 2
+    assert ChainSpan.from_json(value) == cut
+    for wrong in (0, -1, "2", None):
+        with pytest.raises(RecordMalformed):
+            ChainSpan.from_json(value | {"unlistedGaps": wrong})
+    with pytest.raises(RecordMalformed):  # rows 3, 4, 7, 8 and one on each side of two more gaps
+        ChainSpan.from_json(value | {"count": 6})
