@@ -13,7 +13,9 @@ def main() -> None:
     for module, arguments in (
         ("rows", ["--events", events]),
         ("ingest", ["--events", events]),
+        ("edge", ["--events", str(min(int(events), 200_000))]),
         ("archive", [events]),
+        ("index", [events]),
         ("seal", [events]),
     ):
         print(f"--- {module}", flush=True)

@@ -26,8 +26,7 @@ from typing import Final, NamedTuple
 import zstandard
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from audit_platform.demo.edge_state import EdgeState
-from audit_platform.demo.feeder import MAX_BATCH_EVENTS, ZSTD_LEVEL, Edge
+from audit_platform.demo.devices import MAX_BATCH_EVENTS, ZSTD_LEVEL
 from audit_platform.demo.mapping import device_events, tenant_ids
 from audit_platform.demo.sources import EXCERPT
 from audit_platform.demo.synthesis import EDGE_DEVICE
@@ -242,17 +241,39 @@ def _bodies_of(tenant: _Tenant) -> Iterator[Body]:
 
 
 def real_bodies() -> Iterator[Body]:
-    """The excerpt's own day as a feeder would send it: what the generated rows are held to."""
+    """The excerpt's own day as an edge would send it: what the generated rows are held to."""
     for tenant_id in tenant_ids():
-        events = [e for e in device_events(tenant_id) if not e.cause]
-        key = Ed25519PrivateKey.from_private_bytes(bytes(32))
-        edge = Edge(tenant_id, events[0].hospital_id, key, EdgeState())
-        start_ms = layout.day_start_ms(DAY)
-        lines = [edge.open_epoch(start_ms, "benchmark").canonical]
-        lines += [edge.complete(event, start_ms).canonical for event in events]
+        lines = list(_completed(tenant_id))
         for at in range(0, len(lines), MAX_BATCH_EVENTS):
             chunk = lines[at : at + MAX_BATCH_EVENTS]
             yield Body(tenant_id, b"".join(line + b"\n" for line in chunk), len(chunk))
+
+
+def _completed(tenant_id: str) -> Iterator[bytes]:
+    """Canonical events of the tenant's own day, one chain."""
+    start_ms = layout.day_start_ms(DAY)
+    heads: dict[str, tuple[str, int]] = {}
+    for event in device_events(tenant_id):
+        if event.cause:
+            continue
+        prev_hash, number = heads.get(event.device_id, (layout.ZERO_HASH, 0))
+        done = complete_event(
+            {
+                "deviceId": event.device_id,
+                "eventType": event.event_type,
+                "eventVersion": event.event_version,
+                "eventTime": format_time_ms(start_ms + event.event_offset_ms),
+                "sequenceNumber": number,
+                "payload": event.payload,
+            },
+            tenant_id=tenant_id,
+            hospital_id=event.hospital_id,
+            chain_id=hashlib.sha256(tenant_id.encode()).hexdigest()[:16],
+            prev_hash=prev_hash,
+            criticality=registry().criticality(event.event_type, event.event_version),
+        )
+        heads[event.device_id] = done.event_hash.hex(), number + 1
+        yield done.canonical
 
 
 def zstd_ratio(some: Iterable[Body]) -> float:

@@ -32,7 +32,9 @@ def events_per_hour(platform: Platform, manifest_key: str) -> tuple[int, ...]:
     counts = np.zeros(HOURS, dtype=np.int64)
     for part in manifest.parts:
         with platform.objects.open(part.object.key, part.object.version_id) as file:
-            for batch in pq.ParquetFile(file).iter_batches(columns=["ingestion_time"]):
+            for batch in pq.ParquetFile(file).iter_batches(
+                columns=["ingestion_time"], use_threads=False
+            ):
                 ms = pc.cast(batch["ingestion_time"], pa.int64())
                 hour = pc.divide(pc.subtract(ms, start), _MS_PER_HOUR)
                 counts += np.bincount(hour.to_numpy(), minlength=HOURS)[:HOURS]

@@ -1,4 +1,4 @@
-"""Health and metrics of the archive-writer over HTTP, in a thread beside the loop.
+"""Health and metrics of a consumer of the log over HTTP, in a thread beside its loop.
 
 `GET /healthz`: 200 while the loop turns, 503 when it has not for a while; JSON with what it waits
 for and which partitions stand still. `GET /metrics`: Prometheus text.
@@ -28,11 +28,13 @@ def serve(
     port: int,
     telemetry: Telemetry,
     health: Callable[[], tuple[bool, Mapping[str, object]]],
+    *,
+    setting: str = "AUDIT_ARCHIVE_PORT",
 ) -> Iterator[int]:
     """Answer until the block is left; yields the port (another one than 0, which means any).
 
-    `health` gives whether the loop turns and what else there is to tell. Raises `SettingInvalid`
-    when the port cannot be had.
+    `setting` names the port. `health` gives whether the loop turns and what else there is to tell.
+    Raises `SettingInvalid` when the port cannot be had.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -62,9 +64,9 @@ def serve(
     try:
         server = ThreadingHTTPServer((host, port), Handler)
     except OSError as e:
-        raise SettingInvalid("AUDIT_ARCHIVE_PORT", str(port), f"a free port ({e})") from e
+        raise SettingInvalid(setting, str(port), f"a free port ({e})") from e
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, name="archive-http", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, name="health-http", daemon=True)
     thread.start()
     try:
         yield server.server_address[1]

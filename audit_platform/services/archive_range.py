@@ -13,14 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 
 from audit_platform.errors import RecordMalformed
+from audit_platform.operations.log_events import (
+    by_tenant,
+    is_as_stated,
+    log_value,
+    tenant_of,
+)
 from audit_platform.ports import LogRecord
 from audit_platform.record.deadletter import DeadLetter, record_entries
 from audit_platform.record.landing import (
-    COUNT_PATTERN,
     LANDING_SCHEMA,
     WHOLE_RECORD,
     LogValue,
@@ -32,7 +36,6 @@ from audit_platform.record.landing import (
 from audit_platform.record.layout import (
     EVENTS_TOPIC,
     PLATFORM_TENANT,
-    TENANT_PATTERN,
     RangeAddress,
     day_end_ms,
     day_of,
@@ -41,15 +44,8 @@ from audit_platform.record.layout import (
 from audit_platform.record.quarantine import QUARANTINE_SCHEMA, QuarantineRow, to_table
 from audit_platform.record.ranges import RecordDigest
 
-RECORD_VERSION: Final = "1"
-
 #: First time that has no day in a key any more.
 _END_OF_DAYS_MS: Final = day_end_ms("9999-12-31")
-
-_NEWLINE: Final = ord("\n")
-
-#: Bytes of values parsed in one call: as many as the parser keeps in the processor's cache.
-PARSE_BYTES: Final = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,53 +149,15 @@ def _object(
     return BuiltObject(key, data, sha256, tenant_id, day, rows, pile.events)
 
 
-def _tenant_of(record: LogRecord) -> str | None:
-    tenant_id = record.headers.get("tenant", "")
-    return tenant_id if TENANT_PATTERN.fullmatch(tenant_id) else None
-
-
-def _is_as_stated(record: LogRecord) -> bool:
-    return (
-        record.headers.get("v") == RECORD_VERSION
-        and _tenant_of(record) is not None
-        and COUNT_PATTERN.fullmatch(record.headers.get("count", "")) is not None
-    )
-
-
-def _log_value(record: LogRecord) -> LogValue:
-    return LogValue(record.offset, record.appended_ms, record.value, header_count(record.headers))
-
-
 # ---------------------------------------------------------------------------------------- events
 
 
 def _pile_events(piles: _Piles, records: Sequence[LogRecord]) -> None:
-    # Several values of a tenant are parsed at a time: fewer, larger calls cost less an event.
-    waiting: dict[str, list[LogValue]] = {}
-    sizes: dict[str, int] = {}
-    for record in records:
-        tenant_id = _tenant_of(record)
-        if tenant_id is None or not _holds_lines(record):
-            _pile_whole(piles, record)
-            continue
-        if sizes.get(tenant_id, 0) + len(record.value) > PARSE_BYTES:
-            _pile_values(piles, tenant_id, waiting.pop(tenant_id, []))
-            sizes[tenant_id] = 0
-        waiting.setdefault(tenant_id, []).append(_log_value(record))
-        sizes[tenant_id] = sizes.get(tenant_id, 0) + len(record.value)
-    for tenant_id, values in waiting.items():
+    groups, others = by_tenant(records)
+    for record in others:
+        _pile_whole(piles, record)
+    for tenant_id, values in groups:
         _pile_values(piles, tenant_id, values)
-
-
-def _holds_lines(record: LogRecord) -> bool:
-    value = record.value
-    return (
-        _is_as_stated(record)
-        and (not value or value.endswith(b"\n"))
-        # numpy counts four times as fast as bytes.count.
-        and np.count_nonzero(np.frombuffer(value, np.uint8) == _NEWLINE)
-        == header_count(record.headers)
-    )
 
 
 def _pile_values(piles: _Piles, tenant_id: str, values: list[LogValue]) -> None:
@@ -210,9 +168,9 @@ def _pile_values(piles: _Piles, tenant_id: str, values: list[LogValue]) -> None:
 def _pile_whole(piles: _Piles, record: LogRecord) -> None:
     """An undecodable log record: one raw row, under its tenant if that is well-formed."""
     count = header_count(record.headers)
-    found = raw_row(_log_value(record), WHOLE_RECORD, record.value)
+    found = raw_row(log_value(record), WHOLE_RECORD, record.value)
     piles.undecodable += count
-    piles.add(_tenant_of(record) or PLATFORM_TENANT, found.day, found.rows, count, found.raw)
+    piles.add(tenant_of(record) or PLATFORM_TENANT, found.day, found.rows, count, found.raw)
 
 
 # ---------------------------------------------------------------------------------- dead letters
@@ -220,7 +178,7 @@ def _pile_whole(piles: _Piles, record: LogRecord) -> None:
 
 def _pile_dead_letters(piles: _Piles, records: Sequence[LogRecord]) -> None:
     for record in records:
-        tenant_id = _tenant_of(record)
+        tenant_id = tenant_of(record)
         entries = _entries(record)
         if tenant_id is None or entries is None:
             _pile_whole_dead_letter(piles, record)
@@ -236,7 +194,7 @@ def _pile_dead_letters(piles: _Piles, records: Sequence[LogRecord]) -> None:
 
 def _entries(record: LogRecord) -> list[DeadLetter] | None:
     """The entries of a record that is as stated, all of its header's tenant; else None."""
-    if not _is_as_stated(record):
+    if not is_as_stated(record):
         return None
     try:
         entries = record_entries(record.value)
@@ -244,7 +202,7 @@ def _entries(record: LogRecord) -> list[DeadLetter] | None:
         return None
     if sum(entry.chunk == 0 for entry in entries) != header_count(record.headers):
         return None
-    tenant_id = _tenant_of(record)
+    tenant_id = tenant_of(record)
     if any(e.tenant_id != tenant_id or e.received_ms >= _END_OF_DAYS_MS for e in entries):
         return None
     return entries
@@ -254,7 +212,7 @@ def _pile_whole_dead_letter(piles: _Piles, record: LogRecord) -> None:
     count = header_count(record.headers)
     row = QuarantineRow(record.offset, WHOLE_RECORD, None, record.value)
     piles.undecodable += count
-    tenant_id = _tenant_of(record) or PLATFORM_TENANT
+    tenant_id = tenant_of(record) or PLATFORM_TENANT
     piles.add(tenant_id, day_of(record.appended_ms), _batch([row]), count, 1)
 
 

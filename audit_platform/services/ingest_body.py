@@ -32,6 +32,7 @@ from audit_platform.record.event import (
 )
 from audit_platform.record.fastcheck import BLOCK_BYTES, FastCheck
 from audit_platform.record.schemas import SchemaRegistry
+from audit_platform.services.ingest_devices import Roster
 from audit_platform.services.ingest_problems import Problem
 
 _logger: Final = logging.getLogger(__name__)
@@ -124,7 +125,10 @@ class RefusedLine:
 
 @dataclass(slots=True)
 class CheckedBody:
-    """What became of a body's lines. `skews_ms` is eventTime - ingestionTime of good events."""
+    """What became of a body's lines. `skews_ms` is eventTime - ingestionTime of good events.
+
+    `fully_checked` payloads were judged by their full JSON Schema, not by a typed decoder.
+    """
 
     batch_id: str
     tenant_id: str
@@ -132,6 +136,7 @@ class CheckedBody:
     skews_ms: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     events: list[NewRecord] = field(default_factory=list)
     dead_letters: list[NewRecord] = field(default_factory=list)
+    fully_checked: int = 0
 
 
 @dataclass(slots=True)
@@ -141,6 +146,7 @@ class _Work:
     checked: CheckedBody
     origin: Body
     ingestion_time: bytes
+    roster: Roster | None
     groups: defaultdict[int, list[Pieces]] = field(default_factory=lambda: defaultdict(list))
     event_times_ms: list[Ints] = field(default_factory=list)
     entries: list[DeadLetter] = field(default_factory=list)
@@ -171,18 +177,22 @@ class BodyChecker:
         self._validate = schemas.validate
         self._fast = FastCheck(schemas, event_partitions)
 
-    def check(self, body: bytes, tenant_id: str, now_ms: int) -> CheckedBody:
+    def check(
+        self, body: bytes, tenant_id: str, now_ms: int, roster: Roster | None = None
+    ) -> CheckedBody:
         """Check every line of a body of one tenant and cut what is good into log records.
 
         `now_ms` becomes the ingestionTime of all events. Lines without any character but space,
-        tab and carriage return are not events. Raises `Problem` for a body without events or with
-        too many; a line that cannot be accepted is a refusal, never an exception.
+        tab and carriage return are not events. With a `roster` only its devices pass. Raises
+        `Problem` for a body without events or with too many; a line that cannot be accepted is a
+        refusal, never an exception.
         """
         checked = CheckedBody(hashlib.sha256(body).hexdigest(), tenant_id)
         work = _Work(
             checked,
             Body(tenant_id, now_ms, self._gateway, checked.batch_id),
             format_time_ms(now_ms).encode("ascii"),
+            roster,
         )
         lines = 0
         for block in _blocks(body):
@@ -206,8 +216,10 @@ class BodyChecker:
 
     def _check_block(self, work: _Work, block: bytes, lines_before: int, line_count: int) -> None:
         tenant_id = work.origin.tenant_id
-        sure = self._fast.check(block, line_count, tenant_id, work.ingestion_time)
+        enrolled = None if work.roster is None else work.roster.enrolled
+        sure = self._fast.check(block, line_count, tenant_id, work.ingestion_time, enrolled)
         work.event_times_ms.append(sure.event_time_ms)
+        work.checked.fully_checked += sure.fully_checked
         groups = work.groups
         rows = zip(sure.partitions, sure.stored, strict=True)
         if len(sure.lines) == line_count:
@@ -228,6 +240,8 @@ class BodyChecker:
         tenant_id = work.origin.tenant_id
         try:
             event = check_event(line, tenant_id)
+            if work.roster is not None:
+                work.roster.check(event)
             self._validate(event.event_type, event.event_version, event.schema_ref, event.payload)
             stored = stored_line(event.canonical, work.ingestion_time) + b"\n"
             home = layout.partition_of(tenant_id, event.device_id, self._event_partitions)

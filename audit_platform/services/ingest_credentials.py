@@ -1,7 +1,7 @@
-"""Who may send: API keys of edges, looked up in metadata and remembered for a short while.
+"""Who may send what: API keys of edges, their tenant and its devices, remembered for a short while.
 
 Belongs here: the bearer header, the cache with its ages, what holds while metadata is down. Does
-not: storing or hashing of keys (the metadata port), rights of other roles.
+not: storing or hashing of keys (the metadata port), rights of other roles, devices themselves.
 Source: design section 4; failure 21 (metadata down: last-known configuration for 5 minutes).
 """
 
@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from audit_platform.errors import MetadataUnavailable
-from audit_platform.ports import ApiKey, Metadata, Role
+from audit_platform.ports import ApiKey, Metadata, Role, UnknownDevices
+from audit_platform.services.ingest_devices import Roster
 from audit_platform.services.ingest_problems import Problem
 from audit_platform.telemetry import INGEST_STALE_KEYS, Telemetry
 
-#: A revoked key is refused after this at the latest; one look-up a minute and edge costs nothing.
+#: A revoked key, a suspended tenant, a change of its devices or of its policy counts after this at
+#: the latest; one look-up a minute and edge costs nothing.
 FRESH_SECONDS: Final = 60.0
 
 #: How long the last good answer counts while metadata does not answer (failure 21: 5 minutes).
@@ -34,6 +36,10 @@ RETRY_SECONDS: Final = 2.0
 #: request; short, because a key may be made right after its first use failed.
 UNKNOWN_SECONDS: Final = 2.0
 
+#: What an edge of a suspended tenant should wait before it tries again: a suspension takes days,
+#: and its end counts a minute later anyway.
+SUSPENDED_RETRY_SECONDS: Final = 60
+
 #: Remembered keys, good and bad: twenty sites' edges, and no more memory than a few MB.
 MAX_REMEMBERED: Final = 10_000
 
@@ -43,11 +49,25 @@ _BEARER: Final = re.compile(rb"bearer +([A-Za-z0-9._~+/-]{1,256}=*)", re.IGNOREC
 _REMEDY: Final = "send `Authorization: Bearer <API key>` with a key that an operator made for it"
 
 
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sends a body. With a `roster`, events of other devices than its own are refused."""
+
+    key: ApiKey
+    is_suspended: bool
+    roster: Roster | None
+
+    @property
+    def tenant_id(self) -> str:
+        """Whose events it sends."""
+        return self.key.tenant_id
+
+
 @dataclass(slots=True)
 class _Known:
     """What metadata said last about one key. Times are monotonic seconds."""
 
-    key: ApiKey | None
+    sender: Sender | None
     confirmed: float
     ask_again: float
 
@@ -66,12 +86,14 @@ class Credentials:
         self._telemetry = telemetry
         self._monotonic = monotonic
         self._known: dict[bytes, _Known] = {}
+        # The last roster of each tenant that has one: 10 MB for 100,000 devices.
+        self._rosters: dict[str, Roster] = {}
         # One thread: a slow metadata store must not take the threads that handle bodies.
         self._thread = ThreadPoolExecutor(1, "credentials")
         self._asking = asyncio.Lock()
 
-    async def admit(self, authorization: bytes) -> ApiKey:
-        """The edge's key that an `Authorization` header names (b"" when there is none).
+    async def admit(self, authorization: bytes) -> Sender:
+        """The edge that an `Authorization` header names (b"" when there is none).
 
         Raises `Problem` 401, 403, or 503 when metadata is down and the key is not remembered.
         """
@@ -87,23 +109,31 @@ class Credentials:
                 known = self._known.get(name)  # another request may have asked meanwhile
                 if known is None or self._monotonic() >= known.ask_again:
                     known = await self._ask(name, secret.decode("ascii"), known)
-        if known.key is None:
+        sender = known.sender
+        if sender is None:
             raise _unauthenticated("the API key is unknown or revoked")
-        if known.key.role is not Role.EDGE:
+        if sender.key.role is not Role.EDGE:
             raise Problem(
                 "forbidden",
-                f"key {known.key.key_id} has the role {known.key.role}, not {Role.EDGE}",
+                f"key {sender.key.key_id} has the role {sender.key.role}, not {Role.EDGE}",
                 remedy="make a key with the role edge for this gateway",
             )
-        return known.key
+        if sender.is_suspended:
+            raise Problem(
+                "tenant_suspended",
+                f"the tenant {sender.tenant_id} is suspended; nothing is acknowledged",
+                remedy="keep everything in the spool and send it again once the tenant goes on",
+                retry_after_seconds=SUSPENDED_RETRY_SECONDS,
+            )
+        return sender
 
     async def _ask(self, name: bytes, secret: str, known: _Known | None) -> _Known:
         loop = asyncio.get_running_loop()
         try:
-            key = await loop.run_in_executor(self._thread, self._metadata.api_key_of, secret)
+            sender = await loop.run_in_executor(self._thread, self._look_up, secret)
         except MetadataUnavailable as e:
             now = self._monotonic()
-            if known is None or known.key is None or now - known.confirmed > STALE_SECONDS:
+            if known is None or known.sender is None or now - known.confirmed > STALE_SECONDS:
                 raise Problem(
                     "metadata_unavailable",
                     e.reason,
@@ -114,15 +144,30 @@ class Credentials:
             known.ask_again = min(now + RETRY_SECONDS, known.confirmed + STALE_SECONDS)
             return known
         now = self._monotonic()
-        fresh = _Known(key, now, now + (UNKNOWN_SECONDS if key is None else FRESH_SECONDS))
+        fresh = _Known(sender, now, now + (UNKNOWN_SECONDS if sender is None else FRESH_SECONDS))
         if name not in self._known and len(self._known) >= MAX_REMEMBERED:
             self._forget()
         self._known[name] = fresh
         return fresh
 
+    def _look_up(self, secret: str) -> Sender | None:
+        """What metadata says of a secret's owner. Runs in the look-up thread."""
+        key = self._metadata.api_key_of(secret)
+        if key is None:
+            return None
+        tenant = self._metadata.tenant(key.tenant_id)
+        if tenant.unknown_devices is UnknownDevices.ACCEPT:
+            return Sender(key, tenant.suspended, None)
+        roster = self._rosters.get(tenant.tenant_id)
+        if roster is None or roster.changes != tenant.device_changes:
+            # The tenant was read first: devices changed since then only make us read them again.
+            devices = self._metadata.devices(tenant.tenant_id)
+            roster = self._rosters[tenant.tenant_id] = Roster.of(tenant.device_changes, devices)
+        return Sender(key, tenant.suspended, roster)
+
     def _forget(self) -> None:
         """Make room: unknown keys first, and if there are none, the one confirmed longest ago."""
-        unknown = [name for name, known in self._known.items() if known.key is None]
+        unknown = [name for name, known in self._known.items() if known.sender is None]
         for name in unknown or [min(self._known, key=lambda n: self._known[n].confirmed)]:
             del self._known[name]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,12 +26,14 @@ from audit_platform.ports import NewRecord, Platform
 from audit_platform.record.layout import DLQ_TOPIC, EVENTS_TOPIC, short_digest
 from audit_platform.record.schemas import registry
 from audit_platform.services.ingest_body import MAX_BODY, BodyChecker, CheckedBody, decompressed
+from audit_platform.services.ingest_devices import Roster
 from audit_platform.services.ingest_problems import Problem
 from audit_platform.telemetry import (
     INGEST_ACCEPTED,
     INGEST_APPEND_SECONDS,
     INGEST_BODY_BYTES,
     INGEST_CHECK_SECONDS,
+    INGEST_FULL_CHECKS,
     INGEST_REFUSED,
     INGEST_SKEW_SECONDS,
     Telemetry,
@@ -39,6 +41,9 @@ from audit_platform.telemetry import (
 
 #: What a client should wait before it sends again while the log takes nothing.
 RETRY_AFTER_SECONDS: Final = 1
+
+#: The same while the archive is too far behind: that takes a person, not a moment.
+LATE_RETRY_AFTER_SECONDS: Final = 60
 
 #: Bytes of checked bodies that are left for the next thread to append: as much as one body may
 #: have, so that waiting together holds no more memory than one more body.
@@ -68,7 +73,14 @@ class Keeper:
     alone is appended at once.
     """
 
-    def __init__(self, platform: Platform, gateway: str, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        gateway: str,
+        telemetry: Telemetry,
+        late: Callable[[], Collection[tuple[str, int]]] = frozenset,
+    ) -> None:
+        self._late = late
         self._log = platform.log
         self._clock = platform.clock
         self._gateway = gateway
@@ -80,8 +92,12 @@ class Keeper:
         self._left: list[_Job] = []  # checked, and left to one of them
         self._left_bytes = 0
 
-    def keep(self, data: bytes, tenant_id: str, *, compressed: bool) -> bytes:
+    def keep(
+        self, data: bytes, tenant_id: str, *, compressed: bool, roster: Roster | None = None
+    ) -> bytes:
         """The receipt (JSON) of a body of a tenant, all of which is durable on return.
+
+        With a `roster`, events of other devices are refused.
 
         Raises `Problem`: then nothing is acknowledged, though some of it may be in the log.
         """
@@ -90,7 +106,7 @@ class Keeper:
         with self._checking:
             with self._counting:
                 self._waiting -= 1
-            job = self._check(data, tenant_id, compressed=compressed)
+            job = self._check(data, tenant_id, roster, compressed=compressed)
             # Also when this check failed: others may have left their bodies to this thread.
             together = self._take_left()
         if together:
@@ -99,12 +115,15 @@ class Keeper:
         self._measure(job)
         return _receipt(job.checked, records)
 
-    def _check(self, data: bytes, tenant_id: str, *, compressed: bool) -> _Job:
+    def _check(
+        self, data: bytes, tenant_id: str, roster: Roster | None, *, compressed: bool
+    ) -> _Job:
         """The job of a body that is good; one that failed already of a body that is not."""
         started = time.perf_counter()
         try:
             body = decompressed(data) if compressed else data
-            checked = self._body_checker().check(body, tenant_id, self._clock.now_ms())
+            checked = self._body_checker().check(body, tenant_id, self._clock.now_ms(), roster)
+            self._refuse_late(checked)
         except BaseException as e:  # noqa: BLE001 - it is raised again where the job is waited for
             failed = _Job(CheckedBody("", tenant_id), 0, 0)
             failed.records.set_exception(e)
@@ -114,6 +133,21 @@ class Keeper:
         self._left.append(job)
         self._left_bytes += len(body)
         return job
+
+    def _refuse_late(self, checked: CheckedBody) -> None:
+        late = self._late()
+        if not late:
+            return
+        for topic, records in ((EVENTS_TOPIC, checked.events), (DLQ_TOPIC, checked.dead_letters)):
+            for record in records:
+                if (topic, record.partition) in late:
+                    raise Problem(
+                        "archive_late",
+                        f"{topic}/{record.partition} holds records that are not archived and will"
+                        " soon be deleted; nothing is acknowledged",
+                        remedy="keep the events; an operator must bring the archive-writer back",
+                        retry_after_seconds=LATE_RETRY_AFTER_SECONDS,
+                    )
 
     def _take_left(self) -> list[_Job]:
         """What this thread must append: all that is left, unless another one comes right after."""
@@ -178,6 +212,7 @@ class Keeper:
         telemetry.observe(INGEST_SKEW_SECONDS, checked.skews_ms / 1000)
         for slug, count in Counter(line.refusal.slug for line in checked.refused).items():
             telemetry.count(INGEST_REFUSED, count, slug=slug)
+        telemetry.count(INGEST_FULL_CHECKS, checked.fully_checked)
         telemetry.count(INGEST_BODY_BYTES, job.wire_bytes, form="wire")
         telemetry.count(INGEST_BODY_BYTES, job.plain_bytes, form="plain")
 

@@ -18,8 +18,10 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "bad_http": (400, "The request is not HTTP/1.1"),
     "bad_zstd": (400, "The body is not one whole zstd frame"),
     "empty_body": (400, "The body holds no event"),
+    "bad_question": (400, "The question cannot be read"),
     "unauthenticated": (401, "No good credential"),
     "forbidden": (403, "The credential is not one of an edge"),
+    "tenant_suspended": (403, "The tenant is suspended: keep everything and try again later"),
     "not_found": (404, "Nothing is here"),
     "method_not_allowed": (405, "The method is not allowed here"),
     "body_timeout": (408, "The body did not arrive in time"),
@@ -30,7 +32,11 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "overhead_too_large": (431, "The request has too many bytes beside its body"),
     "overloaded": (503, "Too many bodies are being handled"),
     "log_unavailable": (503, "The log does not take records now"),
+    "archive_late": (503, "The archive is too far behind the log"),
+    "archive_unknown": (503, "It cannot be seen now what is archived"),
     "metadata_unavailable": (503, "Credentials cannot be checked now"),
+    "spool_full": (503, "The edge's spool is full"),
+    "spool_unavailable": (503, "The edge cannot keep events now"),
     "internal_error": (503, "The gateway failed"),
 }
 

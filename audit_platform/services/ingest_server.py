@@ -150,13 +150,13 @@ class Server(uvicorn.Server):
             self._captured_signals.clear()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises `SettingInvalid` naming the port when it cannot be had."""
+def listen(host: str, port: int, *, setting: str = "AUDIT_INGEST_PORT") -> socket.socket:
+    """A bound socket. Raises `SettingInvalid` naming the setting when it cannot be had."""
     try:
         return socket.create_server((host, port), backlog=BACKLOG)
     except OSError as e:
         raise SettingInvalid(
-            "AUDIT_INGEST_PORT", f"{host}:{port}", f"an address that is free here ({e.strerror})"
+            setting, f"{host}:{port}", f"an address that is free here ({e.strerror})"
         ) from e
 
 
@@ -172,6 +172,7 @@ def make_server(app: Any) -> Server:
             log_config=None,
             access_log=False,
             server_header=False,
+            date_header=False,  # the application's, by the wall-clock port
             proxy_headers=False,
             backlog=BACKLOG,
             timeout_keep_alive=int(IDLE_SECONDS),

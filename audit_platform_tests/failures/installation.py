@@ -1,4 +1,4 @@
-"""A real installation of real processes: gateway, writer, feeder and CLI verbs, each its own.
+"""A real installation of real processes: edge, gateway, writer, indexer, devices, CLI verbs.
 
 Everything starts by the command line, dies by SIGKILL where a test says so, and is judged by the
 sender's receipts and the independent checker. Belongs here: starting, stopping, asking. Does not:
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,25 +19,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow.parquet as pq
 import urllib3
 
 from audit_platform.adapters.directory import DirectorySource
 from audit_platform.demo import independent_checker
-from audit_platform.demo.edge_state import edge_key
 from audit_platform.operations.closing import close_day
 from audit_platform.operations.reconcile import Reconciliation, reconcile
 from audit_platform.operations.seal import SealResult, seal_day
 from audit_platform.operations.verify import trusted_keys
 from audit_platform.ports import Platform, Role
-from audit_platform.record import fsck, layout, signing
+from audit_platform.record import fsck, layout
 from audit_platform.record.report import Report
 from audit_platform.settings import Settings
-from audit_platform.wiring import open_platform
+from audit_platform.wiring import open_edge_keys, open_platform
 from audit_platform_tests.ports import free_port
 
 TENANT: Final = "clif-demo"
+HOSPITAL: Final = "h-1"
 DAY: Final = "2026-03-01"
 GRACE_SECONDS: Final = 1
+
+#: The services, in the order in which events meet them, and the setting of each one's port.
+PORT_OF: Final = {
+    "edge-gateway": "AUDIT_EDGE_PORT",
+    "ingest-gateway": "AUDIT_INGEST_PORT",
+    "archive-writer": "AUDIT_ARCHIVE_PORT",
+    "search-indexer": "AUDIT_INDEXER_PORT",
+    "query-api": "AUDIT_QUERY_PORT",
+}
 
 #: A process on a loaded machine may take this long to start, answer or end.
 PATIENCE_SECONDS: Final = 60.0
@@ -55,7 +66,7 @@ class Installation:
     """One folder, its processes, and the two times of day at which they live."""
 
     folder: Path
-    ports: tuple[int, int] = (8501, 8502)
+    ports: dict[str, int] = field(default_factory=dict)
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @classmethod
@@ -67,27 +78,32 @@ class Installation:
     def new(cls, folder: Path) -> Installation:
         """A fresh one: keys, a tenant, the edge's credential and public key."""
         folder.mkdir(parents=True, exist_ok=True)
-        made = cls(folder, (free_port(), free_port()))
-        made.edge_home.mkdir()
+        made = cls(folder, {name: free_port() for name in PORT_OF})
+        made.devices_home.mkdir()
         with made.platform() as opened:
             now = opened.clock.now_ms()
             opened.keys.new("manifest", now)
             opened.metadata.add_tenant(TENANT, now)
             _, secret = opened.metadata.add_api_key(TENANT, Role.EDGE, now)
-            public = signing.public_bytes(edge_key(made.edge_home))
+            public = open_edge_keys(made.settings()).new("edge", now).public_key
             opened.metadata.add_edge_key(TENANT, public, now)
         made.secret_file.write_text(secret)
         return made
 
     @property
-    def edge_home(self) -> Path:
-        """The feeder's folder, its receipts in it."""
-        return self.folder / "edge"
+    def devices_home(self) -> Path:
+        """The devices' folder, their receipts in it."""
+        return self.folder / "devices"
 
     @property
     def secret_file(self) -> Path:
         """The edge's credential."""
         return self.folder / "api-key"
+
+    @property
+    def edge_url(self) -> str:
+        """Where the devices find their edge."""
+        return f"http://127.0.0.1:{self.ports['edge-gateway']}"
 
     # ---------------------------------------------------------------------------- environment
 
@@ -102,17 +118,25 @@ class Installation:
             "AUDIT_GRACE_SECONDS": str(GRACE_SECONDS),
             "AUDIT_RANGE_SECONDS": "0.2",
             "AUDIT_POLL_SECONDS": "0.05",
-            "AUDIT_INGEST_PORT": str(self.ports[0]),
-            "AUDIT_ARCHIVE_PORT": str(self.ports[1]),
+            "AUDIT_EDGE_TENANT": TENANT,
+            "AUDIT_EDGE_HOSPITAL": HOSPITAL,
+            "AUDIT_EDGE_SECRET_FILE": str(self.secret_file),
+            **{PORT_OF[name]: str(port) for name, port in self.ports.items()},
         }
+        if self.ports:
+            own["AUDIT_EDGE_UPLINK"] = f"http://127.0.0.1:{self.ports['ingest-gateway']}"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("AUDIT_")}
         return inherited | own
+
+    def settings(self, *, after_day: bool = False) -> Settings:
+        """The same as every process reads them."""
+        own = {k: v for k, v in self.environment(after_day=after_day).items() if k[:6] == "AUDIT_"}
+        return Settings.from_environment(own)
 
     @contextmanager
     def platform(self, *, after_day: bool = False) -> Iterator[Platform]:
         """The installation as a process of its own would open it."""
-        own = {k: v for k, v in self.environment(after_day=after_day).items() if k[:6] == "AUDIT_"}
-        opened = open_platform(Settings.from_environment(own))
+        opened = open_platform(self.settings(after_day=after_day))
         try:
             yield opened
         finally:
@@ -139,6 +163,11 @@ class Installation:
 
     def start(self, name: str, *, kill_at: str = "") -> None:
         """Start a service and wait until it is healthy (or dead, when it is to die early)."""
+        self.launch(name, kill_at=kill_at)
+        self.wait_until_healthy(name)
+
+    def launch(self, name: str, *, kill_at: str = "") -> None:
+        """Start a service and do not wait."""
         extra = {"AUDIT_KILL_AT": kill_at} if kill_at else {}
         log = (self.folder / f"{name}.log").open("ab")
         process = subprocess.Popen(
@@ -150,7 +179,10 @@ class Installation:
         )
         log.close()
         self.running[name] = process
-        port = self.ports[0] if name == "ingest-gateway" else self.ports[1]
+
+    def wait_until_healthy(self, name: str) -> None:
+        """Wait until a service answers, or is dead."""
+        process, port = self.running[name], self.ports[name]
         wait_for(f"{name} to be healthy", lambda: process.poll() is not None or _healthy(port))
 
     def died(self, name: str) -> int:
@@ -164,33 +196,85 @@ class Installation:
         process.terminate()
         assert process.wait(timeout=PATIENCE_SECONDS) == 0
 
-    def start_feeder(self, to_ms: int) -> subprocess.Popen[bytes]:
-        """Start sending the excerpt's events up to a time of day; all of them are due at once."""
-        log = (self.folder / "feeder.log").open("ab")
+    def kill(self, name: str) -> None:
+        """End a process as a power switch would end it."""
+        process = self.running.pop(name)
+        process.kill()
+        assert process.wait(timeout=PATIENCE_SECONDS) == -signal.SIGKILL
+
+    def start_devices(self, to_ms: int) -> subprocess.Popen[bytes]:
+        """Start saying the excerpt's events up to a time of day; all of them are due at once."""
+        log = (self.folder / "devices.log").open("ab")
         arguments: Mapping[str, str] = {
             "--tenant": TENANT,
-            "--url": f"http://127.0.0.1:{self.ports[0]}",
-            "--api-key-file": str(self.secret_file),
-            "--home": str(self.edge_home),
+            "--url": self.edge_url,
+            "--home": str(self.devices_home),
             "--day": DAY,
             "--to-ms": str(to_ms),
         }
         flat = [part for pair in arguments.items() for part in pair]
         process = subprocess.Popen(
-            [sys.executable, "-m", "audit_platform.demo.feeder", *flat],
+            [sys.executable, "-m", "audit_platform.demo.devices", *flat],
             env=self.environment(),
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
         log.close()
-        self.running["feeder"] = process
+        self.running["devices"] = process
         return process
+
+    def edge_status(self) -> dict[str, Any]:
+        """What the edge says of itself."""
+        answer = urllib3.request("GET", f"{self.edge_url}/v1/status", timeout=5.0, retries=False)
+        status: dict[str, Any] = answer.json()
+        return status
+
+    def wait_for_the_edge(self) -> None:
+        """Wait until the platform has archived all that the edge holds."""
+        wait_for("the edge to have nothing unarchived", self._is_edge_empty)
+
+    def _is_edge_empty(self) -> bool:
+        try:
+            status = self.edge_status()
+        except urllib3.exceptions.HTTPError:
+            return False
+        uplink = status["uplink"]
+        return not (uplink["backlogEntries"] or uplink["unarchivedRecords"])
 
     def wait_for_the_archive(self) -> None:
         """Wait until the writer has archived everything that is in the log."""
         with self.platform() as opened:
             wait_for("the archive to hold all", lambda: _is_archived(opened))
+
+    def wait_for_the_index(self) -> None:
+        """Wait until the indexer's group has committed everything that is in the log."""
+        with self.platform() as opened:
+            wait_for("the index to hold all", lambda: _is_indexed(opened))
+
+    def start_sealing_worker(self) -> subprocess.Popen[bytes]:
+        """Have Dagster seal the day in a process of its own, as a run worker does."""
+        log = (self.folder / "dagster.log").open("ab")
+        home = self.settings().dagster_folder
+        environment = self.environment(after_day=True) | {"DAGSTER_HOME": str(home)}
+        if not home.exists():
+            home.mkdir(parents=True)
+            known = f"dagster.DagsterInstance.get().add_dynamic_partitions('tenant', ['{TENANT}'])"
+            command = [sys.executable, "-c", f"import dagster; {known}"]
+            subprocess.run(command, env=environment, check=True, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "dagster", "asset", "materialize"),
+                *("-m", "audit_platform.definitions"),
+                *("--select", "cold_day,cold_manifest", "--partition", f"{DAY}|{TENANT}"),
+            ],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        log.close()
+        return process
 
     # ------------------------------------------------------------------------------ judgement
 
@@ -214,6 +298,14 @@ class Installation:
         assert (reconciled.unaccounted, reconciled.lost, reconciled.doubled) == (0, 0, 0)
         return Judgement(sealed, report, reconciled, self._check_receipts())
 
+    def sealed_hashes(self) -> set[bytes]:
+        """The eventHashes of all sealed rows of the tenant, read from the objects themselves."""
+        found: set[bytes] = set()
+        for file in (self.folder / "home" / "objects" / "cold").rglob("part-*.parquet"):
+            column = pq.ParquetFile(file).read(columns=["event_hash"])["event_hash"]
+            found |= set(column.to_pylist())
+        return found
+
     def _check_receipts(self) -> dict[str, Any]:
         """The independent checker's verdict on the sender's own receipts."""
         checked = subprocess.run(
@@ -224,7 +316,7 @@ class Installation:
                 "--objects",
                 str(self.folder / "home" / "objects"),
                 "--receipts",
-                str(self.edge_home / "receipts.ndjson"),
+                str(self.devices_home / "receipts.ndjson"),
                 "--json",
             ],
             capture_output=True,
@@ -251,6 +343,16 @@ class Judgement:
 def _is_archived(opened: Platform) -> bool:
     found = reconcile(opened)
     return found.events > 0 and found.pending == 0
+
+
+def _is_indexed(opened: Platform) -> bool:
+    member = opened.log.join(layout.INDEXER_GROUP, layout.EVENTS_TOPIC, "a test that looks")
+    try:
+        partitions = opened.log.describe(layout.EVENTS_TOPIC).partitions
+        ends = [opened.log.bounds(layout.EVENTS_TOPIC, p)[1] for p in range(partitions)]
+        return all((member.committed(p) or 0) == end for p, end in enumerate(ends))
+    finally:
+        member.leave()
 
 
 def _healthy(port: int) -> bool:

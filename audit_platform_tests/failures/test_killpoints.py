@@ -11,14 +11,20 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
+import urllib3
 
 from audit_platform.killpoints import Killpoint
+from audit_platform.ports import Role
+from audit_platform.record.layout import EVENTS_TOPIC
 from audit_platform_tests.failures.installation import DAY, TENANT, Installation, installation
+from audit_platform_tests.failures.test_killpoints_hot import INDEXER, REBUILD
 
 #: The excerpt's first hours: a few bodies, some refused events among them.
 TO_MS = 2 * 3_600_000
 
+EDGE = [Killpoint.SPOOLED]
 GATEWAY = [Killpoint.RECEIVED, Killpoint.APPENDED, Killpoint.FSYNCED, Killpoint.ACKNOWLEDGED]
 WRITER = [
     Killpoint.OBJECT_PUT,
@@ -26,19 +32,41 @@ WRITER = [
     Killpoint.RANGE_RECORDED,
     Killpoint.OFFSET_COMMITTED,
 ]
+QUERY = [Killpoint.READ_RECORDED]
 SEALING = [Killpoint.PART_PUT, Killpoint.MANIFEST_CLAIMED, Killpoint.LOCK_LENGTHENED]
 
 KILLED = -signal.SIGKILL
 
 
 def test_every_killpoint_of_the_code_is_tested_here() -> None:
-    assert sorted([*GATEWAY, *WRITER, Killpoint.DAY_CLOSED, *SEALING]) == sorted(Killpoint)
+    here = [*EDGE, *GATEWAY, *WRITER, *QUERY, Killpoint.DAY_CLOSED, *SEALING]
+    assert sorted([*here, *INDEXER, *REBUILD]) == sorted(Killpoint)
 
 
-def _feed(made: Installation) -> None:
-    feeder = made.start_feeder(TO_MS)
-    assert feeder.wait(timeout=120) == 0
-    made.running.pop("feeder")
+def _say(made: Installation) -> None:
+    """Have the devices say all; return when the platform has archived it."""
+    devices = made.start_devices(TO_MS)
+    assert devices.wait(timeout=120) == 0
+    made.running.pop("devices")
+    made.wait_for_the_edge()
+
+
+@pytest.mark.parametrize("point", EDGE)
+def test_the_edge_dies_and_nothing_it_took_is_lost(point: Killpoint, tmp_path: Path) -> None:
+    with installation(tmp_path) as made:
+        made.start("archive-writer")
+        made.start("ingest-gateway")
+        made.start("edge-gateway", kill_at=f"{point}:2")
+        devices = made.start_devices(TO_MS)
+        assert made.died("edge-gateway") == KILLED
+        made.start("edge-gateway")
+        assert devices.wait(timeout=120) == 0
+        made.running.pop("devices")
+        made.wait_for_the_edge()
+        made.stop("edge-gateway")
+        made.stop("ingest-gateway")
+        result = made.finish_and_judge()
+        assert result.sealed.rows > 500
 
 
 @pytest.mark.parametrize("point", GATEWAY)
@@ -48,11 +76,14 @@ def test_the_gateway_dies_and_nothing_acknowledged_is_lost(
     with installation(tmp_path) as made:
         made.start("archive-writer")
         made.start("ingest-gateway", kill_at=f"{point}:2")
-        feeder = made.start_feeder(TO_MS)
+        made.start("edge-gateway")
+        devices = made.start_devices(TO_MS)
         assert made.died("ingest-gateway") == KILLED
         made.start("ingest-gateway")
-        assert feeder.wait(timeout=120) == 0
-        made.running.pop("feeder")
+        assert devices.wait(timeout=120) == 0
+        made.running.pop("devices")
+        made.wait_for_the_edge()
+        made.stop("edge-gateway")
         made.stop("ingest-gateway")
         result = made.finish_and_judge()
         assert result.sealed.rows > 500
@@ -66,13 +97,48 @@ def test_the_writer_dies_and_nothing_acknowledged_is_lost(point: Killpoint, tmp_
     with installation(tmp_path) as made:
         made.start("archive-writer", kill_at=f"{point}:1")
         made.start("ingest-gateway")
-        _feed(made)
+        made.start("edge-gateway")
+        devices = made.start_devices(TO_MS)
         assert made.died("archive-writer") == KILLED
         made.start("archive-writer")
+        assert devices.wait(timeout=120) == 0
+        made.running.pop("devices")
+        made.wait_for_the_edge()
+        made.stop("edge-gateway")
         made.stop("ingest-gateway")
         result = made.finish_and_judge()
         assert result.sealed.rows > 500
         assert result.sealed.duplicates == 0
+
+
+@pytest.mark.parametrize("point", QUERY)
+def test_query_api_dies_and_what_was_shown_is_on_record(point: Killpoint, tmp_path: Path) -> None:
+    with installation(tmp_path) as made:
+        with made.platform() as opened:
+            _, secret = opened.metadata.add_api_key(TENANT, Role.AUDITOR, 1)
+        url = f"http://127.0.0.1:{made.ports['query-api']}/v1/tenants/{TENANT}/events"
+        headers = {"authorization": f"Bearer {secret}"}
+        made.start("query-api", kill_at=f"{point}:2")
+        shown = [urllib3.request("GET", url, headers=headers, retries=False)]
+        with pytest.raises(urllib3.exceptions.HTTPError):
+            urllib3.request("GET", url, headers=headers, retries=False)
+        assert made.died("query-api") == KILLED
+        made.start("query-api")
+        shown.append(urllib3.request("GET", url, headers=headers, retries=False))
+        assert [answer.status for answer in shown] == [200, 200]
+        made.stop("query-api")
+        with made.platform() as opened:
+            said = [
+                orjson.loads(line)
+                for partition in range(opened.log.describe(EVENTS_TOPIC).partitions)
+                for record in opened.log.read(EVENTS_TOPIC, partition, 0, 1 << 20)
+                for line in record.value.splitlines()
+            ]
+        reads = [e["payload"]["requestId"] for e in said if e["eventType"] == "record_read"]
+        # Both that were shown, and the one that was about to be; each process its own epoch.
+        assert {answer.headers["x-request-id"] for answer in shown} < set(reads)
+        assert len(reads) == 3
+        assert len({e["chainId"] for e in said}) == 2
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +148,9 @@ def archived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with installation(folder) as made:
         made.start("archive-writer")
         made.start("ingest-gateway")
-        _feed(made)
+        made.start("edge-gateway")
+        _say(made)
+        made.stop("edge-gateway")
         made.stop("ingest-gateway")
         made.wait_for_the_archive()
         made.stop("archive-writer")

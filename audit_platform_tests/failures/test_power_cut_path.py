@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audit_platform.adapters.embedded.files import FsyncSite
+from audit_platform.adapters.embedded.hot import EmbeddedHot
 from audit_platform.adapters.embedded.keys import FileKeys
 from audit_platform.adapters.embedded.log import EmbeddedLog
 from audit_platform.adapters.embedded.metadata import SqlMetadata, open_sqlite
@@ -58,6 +59,7 @@ class Way:
                 clock,
                 log,
                 EmbeddedObjects(Path("/objects"), files, clock),
+                EmbeddedHot(Path("/hot"), files),
                 self.metadata,
                 FileKeys(Path("/keys"), files),
                 lambda: None,

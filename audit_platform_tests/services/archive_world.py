@@ -64,7 +64,9 @@ class World:
 
     def platform_with(self, objects: Objects) -> Platform:
         """The platform with these objects."""
-        return Platform(self.clock, self.log, objects, _NOT_ASKED, _NOT_ASKED, lambda: None)
+        return Platform(
+            self.clock, self.log, objects, _NOT_ASKED, _NOT_ASKED, _NOT_ASKED, lambda: None
+        )
 
     def monotonic(self) -> float:
         """Real seconds, as far as anything here can tell."""

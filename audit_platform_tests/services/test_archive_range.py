@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audit_platform.operations import log_events
 from audit_platform.ports import LogRecord
 from audit_platform.record.columns import hashes_of, stored_lines
 from audit_platform.record.deadletter import Body, Refusal, entries_for, record_values
@@ -25,7 +26,6 @@ from audit_platform.record.layout import (
     day_of,
 )
 from audit_platform.record.quarantine import QUARANTINE_SCHEMA, from_table
-from audit_platform.services import archive_range
 from audit_platform.services.archive_range import BuiltRange, build_range
 from audit_platform_tests.clocks import START_MS
 from audit_platform_tests.services.archive_world import stored
@@ -158,7 +158,7 @@ def test_values_are_parsed_in_pieces_with_the_same_result(monkeypatch: pytest.Mo
         for n, part in enumerate(parts)
     ]
     whole = built(*records).objects[0]
-    monkeypatch.setattr(archive_range, "PARSE_BYTES", 2 * len(records[0].value) + 10)
+    monkeypatch.setattr(log_events, "PARSE_BYTES", 2 * len(records[0].value) + 10)
     pieces = built(*records).objects[0]
     assert table_of(pieces.data).equals(table_of(whole.data))
     assert len(table_of(pieces.data)) == 12

@@ -15,7 +15,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit_platform.services import ingest_gateway, ingest_server
+from audit_platform.services import http_parts, ingest_server
 from audit_platform.services.ingest_body import (
     MAX_BODY,
     MAX_COMPRESSED_BODY,
@@ -316,7 +316,7 @@ def test_a_client_that_does_not_wait_for_its_answer_is_no_trouble(world: World) 
 def test_a_body_that_does_not_come_is_given_up(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest_gateway, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(http_parts, "BODY_SECONDS", 0.05)
     received = _talk(world, _head(world, 100) + b"{")
     assert received.startswith(b"HTTP/1.1 408 ")
     assert b"body_timeout" in received

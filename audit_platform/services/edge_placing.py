@@ -1,0 +1,299 @@
+"""Giving events their places: which chain, behind which head, or why not; and taking it all back.
+
+Belongs here: a job (what was placed together), and placing into it. Does not: locks, the spool
+(`edge_intake.py`), what is remembered of a device (`edge_memory.py`).
+Source: design section 3 (chains).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from audit_platform.errors import EventRefused
+from audit_platform.ports import NewEntry
+from audit_platform.record.canonical import canonical_bytes
+from audit_platform.record.envelope import EDGE_CONFLICT
+from audit_platform.record.layout import ZERO_HASH
+from audit_platform.services.edge_entry import (
+    Naming,
+    Place,
+    Said,
+    canonical,
+    conflict_entry,
+    encode,
+    name,
+)
+from audit_platform.services.edge_memory import MAX_DEVICES, DeviceState, Memory, Run
+from audit_platform.services.edge_reading import Flag, Read
+
+_logger: Final = logging.getLogger(__name__)
+
+#: Events and bytes of canonical lines in one entry: as much as one log record holds.
+MAX_ENTRY_EVENTS: Final = 500
+MAX_ENTRY_BYTES: Final = 1024 * 1024
+
+#: Criticalities, the least first: the classes of the spool's entries.
+CLASSES: Final = ("low", "normal", "high", "critical")
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeIdentity:
+    """Whose edge this is. `device_id` is the edge as a device; `site` is a label of metrics."""
+
+    tenant_id: str
+    hospital_id: str
+    device_id: str
+    site: str
+
+
+class Outcome(StrEnum):
+    """What became of one event."""
+
+    ACCEPTED = "accepted"
+    ALREADY_TAKEN = "already_taken"
+    CONFLICT = "conflict"
+    REFUSED = "refused"
+
+
+class DeviceAnswer(NamedTuple):
+    """What the device is told of one event.
+
+    Of an accepted one `slug` is a flag: ingest will refuse it, and it stays a link of its chain.
+    """
+
+    outcome: Outcome
+    slug: str = ""
+    field: str = ""
+    reason: str = ""
+    remedy: str = ""
+
+
+_ACCEPTED: Final = DeviceAnswer(Outcome.ACCEPTED)
+_ALREADY_TAKEN: Final = DeviceAnswer(Outcome.ALREADY_TAKEN)
+_CONFLICT: Final = DeviceAnswer(
+    Outcome.CONFLICT,
+    "sequence_conflict",
+    "sequenceNumber",
+    "the edge took another event of this device with this sequence number",
+    "count every event once; what was sent is kept as a dead letter, so do not send it again",
+)
+_TOO_MANY: Final = DeviceAnswer(
+    Outcome.REFUSED,
+    "too_many_devices",
+    "deviceId",
+    f"the edge knows {MAX_DEVICES} devices, and this is another one",
+    "use fewer names, or a second edge",
+)
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Events of one device and run on their way into one entry.
+
+    Its class is that of its most critical event: a spool drops whole segments, and none that holds
+    anything it must keep, so a class for each event would only make more entries.
+    """
+
+    run: Run
+    is_main: bool
+    place: Place
+    prev_hash: str
+    event_class: str = CLASSES[0]
+    said: list[Said] = field(default_factory=list)
+    lines: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, said: Said, naming: Naming, prev_hash: str) -> None:
+        """Complete an event that has its sequence in the run, and make it the run's head."""
+        line = canonical(said, naming, self.place, prev_hash)
+        self.run.head = hashlib.sha256(line).hexdigest()
+        self.said.append(said)
+        self.lines.append(line)
+        self.size += len(line)
+        event_class = said.kind.criticality
+        if event_class != self.event_class:
+            self.event_class = max(event_class, self.event_class, key=CLASSES.index)
+
+    def entry(self) -> NewEntry:
+        data = encode(self.place, self.prev_hash, self.said)
+        return NewEntry(self.place.device_id, self.event_class, len(self.said), data)
+
+
+@dataclass(slots=True)
+class Job:
+    """What was placed together, at `now_ms`: its entries, and how to take it back."""
+
+    now_ms: int
+    opens_epoch: bool = False
+    is_decided: bool = False
+    error: BaseException | None = None
+    _pieces: list[_Piece | tuple[NewEntry, bytes]] = field(default_factory=list)
+    _open: dict[str, _Piece] = field(default_factory=dict)
+    _before: dict[str, DeviceState | None] = field(default_factory=dict)
+
+    def entries(self) -> Iterator[tuple[NewEntry, list[bytes]]]:
+        """Entries in order, each with the lines that are sent for it."""
+        for piece in self._pieces:
+            if isinstance(piece, _Piece):
+                yield piece.entry(), piece.lines
+            else:
+                yield piece[0], [piece[1]]
+
+    def piece(self, device_id: str) -> _Piece | None:
+        """Where the next event of a device may go, if there is such a piece already."""
+        piece = self._open.get(device_id)
+        if (
+            piece is not None
+            and len(piece.said) < MAX_ENTRY_EVENTS
+            and piece.size < MAX_ENTRY_BYTES
+        ):
+            return piece
+        return None
+
+    def new_piece(self, run: Run, place: Place, prev_hash: str, *, is_main: bool) -> _Piece:
+        """A piece for the next events of a run; `prev_hash` is the head before them."""
+        piece = self._open[place.device_id] = _Piece(run, is_main, place, prev_hash)
+        self._pieces.append(piece)
+        return piece
+
+    def add_conflict(self, device_id: str, event_class: str, line: bytes) -> None:
+        """A line that joins no chain, between the events of its device."""
+        self._open.pop(device_id, None)
+        self._pieces.append((NewEntry(device_id, event_class, 1, conflict_entry(line)), line))
+
+    def touch(self, memory: Memory, device_id: str) -> None:
+        """Call it before a device changes: it can be taken back then."""
+        if device_id not in self._before:
+            self._before[device_id] = memory.state(device_id)
+
+    def undo(self, memory: Memory) -> None:
+        """Make the memory what it was; of several jobs the last one first."""
+        for device_id, state in self._before.items():
+            memory.restore(device_id, state)
+        if self.opens_epoch:
+            memory.chain_id = ""
+
+
+class Placer:
+    """Places events. For one thread at a time; the memory is used by nobody else meanwhile."""
+
+    def __init__(self, identity: EdgeIdentity, memory: Memory) -> None:
+        self._identity = identity
+        self._memory = memory
+
+    def place_all(
+        self,
+        job: Job,
+        found: Sequence[Read | EventRefused],
+        named: Sequence[Naming | None],
+    ) -> list[DeviceAnswer]:
+        """Give what each line says its place, or say why it has none: the answers.
+
+        `named` has the naming of each `Read`.
+        """
+        answers = []
+        for item, naming in zip(found, named, strict=True):
+            if naming is None or isinstance(item, EventRefused):
+                answers.append(_refused(item))
+                continue
+            said, flag = item
+            piece = job.piece(said.device_id)
+            if piece is not None and piece.is_main and said.sequence == piece.run.last + 1:
+                # Simply the next event of a device that is in this job already.
+                piece.run.digests.append(naming.digest)
+                piece.add(said, naming, piece.run.head)
+                answers.append(_ACCEPTED if flag is None else DeviceAnswer(Outcome.ACCEPTED, *flag))
+            else:
+                answers.append(self._place(job, said, naming, flag))
+        return answers
+
+    def _place(self, job: Job, said: Said, naming: Naming, flag: Flag | None) -> DeviceAnswer:
+        memory = self._memory
+        taken = memory.taken(said.device_id, said.sequence)
+        if taken:
+            if taken == naming.digest:
+                return _ALREADY_TAKEN
+            self._conflict(job, said, naming)
+            return _CONFLICT
+        if said.device_id not in memory.devices and len(memory.devices) >= MAX_DEVICES:
+            return _TOO_MANY
+        self.join(job, said, naming)
+        return _ACCEPTED if flag is None else DeviceAnswer(Outcome.ACCEPTED, *flag)
+
+    def join(self, job: Job, said: Said, naming: Naming) -> None:
+        """Put an event at the end of its device's chain."""
+        me, memory = self._identity, self._memory
+        device = said.device_id
+        job.touch(memory, device)
+        run, prev_hash = memory.place(device, said.sequence, naming.digest)
+        memory.devices[device].last_seen_ms = job.now_ms
+        piece = job.piece(device)
+        if piece is None or piece.run is not run:
+            place = Place(run.chain_id, me.hospital_id, me.tenant_id, device)
+            is_main = memory.devices[device].main is run
+            piece = job.new_piece(run, place, prev_hash, is_main=is_main)
+        piece.add(said, naming, prev_hash)
+
+    def begin_epoch(self, job: Job, chain_id: str, said: Said) -> None:
+        """Place a `chain_start`, an event of the edge itself, and begin its epoch."""
+        me, memory = self._identity, self._memory
+        naming = name(said, me.tenant_id)
+        place = Place(chain_id, me.hospital_id, me.tenant_id, me.device_id)
+        job.touch(memory, me.device_id)
+        job.opens_epoch = True
+        memory.begin_epoch(chain_id, "")
+        run, _ = memory.place(me.device_id, said.sequence, naming.digest)
+        piece = job.new_piece(run, place, ZERO_HASH, is_main=True)
+        piece.add(said, naming, ZERO_HASH)
+        memory.chain_start = run.head
+
+    def _conflict(self, job: Job, said: Said, naming: Naming) -> None:
+        """Another event for a taken sequence goes to the dead letters, once."""
+        device = self._memory.devices[said.device_id]
+        if device.last_conflict == naming.digest:
+            return
+        job.touch(self._memory, said.device_id)
+        device.last_conflict = naming.digest
+        line = conflict_line(said, self._identity)
+        job.add_conflict(said.device_id, said.kind.criticality, line)
+        _logger.warning(
+            "a device gave two events one sequence number",
+            extra={"device": said.device_id, "sequence": said.sequence},
+        )
+
+
+def _refused(item: Read | EventRefused) -> DeviceAnswer:
+    assert isinstance(item, EventRefused)
+    return DeviceAnswer(Outcome.REFUSED, item.slug, item.field, item.reason, item.remedy)
+
+
+def new_chain_id() -> str:
+    """A chainId that nobody else has."""
+    return secrets.token_hex(8)
+
+
+def conflict_line(said: Said, edge: EdgeIdentity) -> bytes:
+    """What ingest refuses as `sequence_conflict`: an event that has no place in any chain."""
+    kind = said.kind
+    value = {
+        "criticality": kind.criticality,
+        "deviceId": said.device_id,
+        EDGE_CONFLICT: {"edgeDeviceId": edge.device_id},
+        "eventTime": said.event_time,
+        "eventType": kind.event_type,
+        "eventVersion": kind.version,
+        "hospitalId": edge.hospital_id,
+        "schemaRef": kind.schema_ref,
+        "sequenceNumber": said.sequence,
+        "tenantId": edge.tenant_id,
+    }
+    # The payload is canonical text already: it goes to its sorted place. No field before it can
+    # hold a quote.
+    before, after = canonical_bytes(value).split(b'"schemaRef":', 1)
+    return before + b'"payload":' + said.payload.encode() + b',"schemaRef":' + after
