@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint types format bench excerpt dagster lock clean fresh system
+.PHONY: help setup demo test test-fast lint types format soak fuzz bench excerpt dagster lock clean fresh system
 
 RUN := .venv/bin
 STAMP := .venv/.synced
@@ -48,6 +48,12 @@ types: $(STAMP) ## mypy, strict, over code and tests
 format: $(STAMP) ## write the code as ruff would
 	@$(RUN)/ruff check --fix .
 	@$(RUN)/ruff format .
+
+soak: $(STAMP) ## random kills under load: make soak KILLS=200 SEED=1 (prints the seed; the same seed replays)
+	@$(RUN)/python -m audit_platform_tests.soak $(or $(KILLS),200) $(SEED)
+
+fuzz: $(STAMP) ## every parser of foreign bytes, with many more examples than the tests take
+	@$(RUN)/python -m pytest -n 2 -q --hypothesis-profile=fuzz audit_platform_tests/fuzz
 
 bench: $(STAMP) ## CPU per event of each step, in refs; writes docs/benchmarks.md's figures to the terminal
 	@$(RUN)/python -m benchmarks

@@ -21,10 +21,16 @@ class Killpoint(StrEnum):
     APPENDED = "appended"  # log: frame written, not yet fsynced
     FSYNCED = "fsynced"  # log: frame fsynced, nobody told
     ACKNOWLEDGED = "acknowledged"  # ingest: 202 about to be written to the socket
+    READ_RECORDED = "read_recorded"  # query: the read is an event, its answer not yet sent
+    SPOOLED = "spooled"  # edge: the spool made events durable, no device told
     OBJECT_PUT = "object_put"  # archive: data objects stored
     LOCK_READ_BACK = "lock_read_back"  # archive: their locks read back
     RANGE_RECORDED = "range_recorded"  # archive: range record claimed
     OFFSET_COMMITTED = "offset_committed"  # archive: group offset committed
+    INDEXED = "indexed"  # index: HOT holds the rows durably, group offset not committed
+    HOT_WRITE_MOVED = "hot_write_moved"  # rebuild: new events go to the new index, it is not filled
+    HOT_FILLED = "hot_filled"  # rebuild: the new index is filled and proved, nobody reads it
+    HOT_READ_MOVED = "hot_read_moved"  # rebuild: the new index is read, the old one not yet deleted
     DAY_CLOSED = "day_closed"  # close: closing record claimed
     PART_PUT = "part_put"  # seal: one sealed part stored
     MANIFEST_CLAIMED = "manifest_claimed"  # seal: manifest claimed, locks not yet lengthened

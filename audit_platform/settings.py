@@ -8,15 +8,17 @@ Source: design section 8 (settings).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from audit_platform.adapters.clock import SCALED_FORM, SYSTEM, parse_clock
 from audit_platform.errors import SettingInvalid
-from audit_platform.record.layout import SHARDS
+from audit_platform.record.layout import IDENTIFIER_PATTERN, SHARDS, TENANT_PATTERN
 
 PREFIX: Final = "AUDIT_"
 
@@ -39,8 +41,25 @@ MAX_CLOSING_SECONDS: Final = 3600
 #: A grace beyond a week would outlive the log that the late events wait in (7 days).
 MAX_GRACE_SECONDS: Final = 604_800.0
 
+#: A query longer than this outlives the patience of every reader and proxy before it.
+MAX_QUERY_SECONDS: Final = 300.0
+
 #: A range is one object in memory; beyond 1 GiB the archive-writer would break its memory bound.
 MAX_RANGE_BYTES: Final = 1 << 30
+
+
+#: Below this the spool's segments would be too small to be worth their names; the largest disk that
+#: an edge has.
+MIN_SPOOL_BYTES: Final = 1 << 20
+MAX_SPOOL_BYTES: Final = 1 << 44
+
+#: What AUDIT_EDGE_FULL may name: each criticality, and the members of `ports.Full` (the ports are
+#: not loaded here).
+EVENT_CLASSES: Final = frozenset({"low", "normal", "high", "critical"})
+FULL_POLICIES: Final = frozenset({"refuse_new", "drop_oldest"})
+
+#: A year: longer than any key or schema of an edge lasts.
+MAX_SPOOL_HOURS: Final = 8760.0
 
 
 def _embedded(text: str) -> str:
@@ -59,6 +78,39 @@ def _host(text: str) -> str:
     if not text or text != text.strip():
         raise ValueError(text)
     return text
+
+
+def _optional_folder(text: str) -> Path | None:
+    return _folder(text) if text else None
+
+
+def _matching(pattern: re.Pattern[str], *, optional: bool = True) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not (optional and text == "") and pattern.fullmatch(text) is None:
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(text)
+    return text
+
+
+def _full(text: str) -> str:
+    policies = full_policies(text)
+    if not (EVENT_CLASSES.issuperset(policies) and FULL_POLICIES.issuperset(policies.values())):
+        raise ValueError(text)
+    return text
+
+
+def full_policies(text: str) -> dict[str, str]:
+    """The policy of each criticality that a value of AUDIT_EDGE_FULL names."""
+    parts = [part.partition(":") for part in text.split(",")]
+    return {name: policy for name, _, policy in parts}
 
 
 def _clock(text: str) -> str:
@@ -127,8 +179,8 @@ SETTINGS: Final = (
         "AUDIT_HOME",
         ".audit",
         "a folder",
-        "All data is below it: `log/` `objects/` `keys/` `metadata.db` `dagster/`. A relative "
-        "path counts from the current folder.",
+        "All data is below it: `log/` `objects/` `hot/` `keys/` `metadata.db` `dagster/`. A "
+        "relative path counts from the current folder.",
         _folder,
     ),
     Setting(
@@ -190,11 +242,125 @@ SETTINGS: Final = (
         _port,
     ),
     Setting(
+        "AUDIT_INDEXER_PORT",
+        "8505",
+        _PORT_WANTED,
+        "Port of search-indexer's health and metrics.",
+        _port,
+    ),
+    Setting(
         "AUDIT_UI_PORT",
         "8503",
         _PORT_WANTED,
         "Port of Dagster's web UI.",
         _port,
+    ),
+    Setting(
+        "AUDIT_QUERY_PORT",
+        "8506",
+        _PORT_WANTED,
+        "Port of query-api.",
+        _port,
+    ),
+    Setting(
+        "AUDIT_QUERY_SECONDS",
+        "10",
+        f"seconds from 0.1 to {MAX_QUERY_SECONDS:.0f}",
+        "Real time that one query may take; then it is cancelled.",
+        _seconds(0.1, MAX_QUERY_SECONDS),
+    ),
+    Setting(
+        "AUDIT_QUERY_COOL_DOWN_SECONDS",
+        "10",
+        f"seconds from 0 to {MAX_QUERY_SECONDS:.0f}",
+        "How long a tenant's next queries are refused after one was cancelled (real time).",
+        _seconds(0, MAX_QUERY_SECONDS),
+    ),
+    Setting(
+        "AUDIT_EDGE_HOME",
+        "",
+        "a folder, or nothing for `edge/` below AUDIT_HOME",
+        "All data of an edge-gateway is below it: `spool/` `keys/` `quarantine/` `set-aside/`.",
+        _optional_folder,
+    ),
+    Setting(
+        "AUDIT_EDGE_HOST",
+        "127.0.0.1",
+        "a host name or address",
+        "Address on which edge-gateway listens. Devices are not authenticated: an address of the "
+        "devices' own network, never a public one.",
+        _host,
+    ),
+    Setting(
+        "AUDIT_EDGE_PORT",
+        "8504",
+        _PORT_WANTED,
+        "Port of edge-gateway.",
+        _port,
+    ),
+    Setting(
+        "AUDIT_EDGE_TENANT",
+        "",
+        "a tenant id, or nothing",
+        "Tenant of the edge and of all its devices. An edge-gateway needs it.",
+        _matching(TENANT_PATTERN),
+    ),
+    Setting(
+        "AUDIT_EDGE_HOSPITAL",
+        "",
+        "1 to 128 of A-Z a-z 0-9 . _ : / -, or nothing",
+        "The hospitalId of all events of this edge. An edge-gateway needs it.",
+        _matching(IDENTIFIER_PATTERN),
+    ),
+    Setting(
+        "AUDIT_EDGE_SITE",
+        "",
+        "1 to 128 of A-Z a-z 0-9 . _ : / -, or nothing for the hospital",
+        "Label `site` of the edge's metrics.",
+        _matching(IDENTIFIER_PATTERN),
+    ),
+    Setting(
+        "AUDIT_EDGE_DEVICE",
+        "edge",
+        "1 to 128 of A-Z a-z 0-9 . _ : / -",
+        "The edge's own deviceId: one for each edge of a tenant.",
+        _matching(IDENTIFIER_PATTERN, optional=False),
+    ),
+    Setting(
+        "AUDIT_EDGE_UPLINK",
+        "http://127.0.0.1:8501",
+        "an http or https URL",
+        "Address of ingest-gateway.",
+        _url,
+    ),
+    Setting(
+        "AUDIT_EDGE_SECRET_FILE",
+        "",
+        "a file, or nothing for `api-key` below AUDIT_EDGE_HOME",
+        "Holds the API key (role edge) that ingest-gateway knows this edge by.",
+        _optional_folder,
+    ),
+    Setting(
+        "AUDIT_EDGE_SPOOL_BYTES",
+        str(20 << 30),
+        f"bytes from {MIN_SPOOL_BYTES} to {MAX_SPOOL_BYTES}",
+        "The spool holds at most this much; then AUDIT_EDGE_FULL says what goes.",
+        _whole(MIN_SPOOL_BYTES, MAX_SPOOL_BYTES),
+    ),
+    Setting(
+        "AUDIT_EDGE_SPOOL_HOURS",
+        "72",
+        f"hours from 0.01 to {MAX_SPOOL_HOURS:.0f}",
+        "The spool holds nothing older; then AUDIT_EDGE_FULL says what goes.",
+        _seconds(0.01, MAX_SPOOL_HOURS),
+    ),
+    Setting(
+        "AUDIT_EDGE_FULL",
+        "low:drop_oldest,normal:drop_oldest,high:refuse_new,critical:refuse_new",
+        "a list of criticality:policy, with `refuse_new` or `drop_oldest`",
+        "What a full spool may do with stored events of each criticality: give up the oldest (a "
+        "signed `loss` says which), or keep them and refuse new events.",
+        _full,
     ),
     Setting(
         "AUDIT_FIRST_DAY",
@@ -234,7 +400,23 @@ class Settings:
     ingest_host: str
     ingest_port: int
     archive_port: int
+    indexer_port: int
     ui_port: int
+    query_port: int
+    query_seconds: float
+    query_cool_down_seconds: float
+    edge_home: Path | None
+    edge_host: str
+    edge_port: int
+    edge_tenant: str
+    edge_hospital: str
+    edge_site: str
+    edge_device: str
+    edge_uplink: str
+    edge_secret_file: Path | None
+    edge_spool_bytes: int
+    edge_spool_hours: float
+    edge_full: str
     first_day: str
     poll_seconds: float
     closing_seconds: int
@@ -261,7 +443,7 @@ class Settings:
 
     def _refuse_a_shared_port(self) -> None:
         taken: dict[int, str] = {}
-        for name in ("AUDIT_INGEST_PORT", "AUDIT_ARCHIVE_PORT", "AUDIT_UI_PORT"):
+        for name in (s.name for s in SETTINGS if s.name.endswith("_PORT")):
             port = getattr(self, _BY_NAME[name].field)
             if port in taken:
                 raise SettingInvalid(name, str(port), f"a port that {taken[port]} does not have")
@@ -282,9 +464,29 @@ class Settings:
         return self.home / "objects"
 
     @property
+    def hot_folder(self) -> Path:
+        """Folder of the embedded search indexes."""
+        return self.home / "hot"
+
+    @property
     def keys_folder(self) -> Path:
         """Folder of the signing keys."""
         return self.home / "keys"
+
+    @property
+    def edge_folder(self) -> Path:
+        """Folder of an edge-gateway."""
+        return self.edge_home or self.home / "edge"
+
+    @property
+    def edge_keys_folder(self) -> Path:
+        """Folder of the edge's keys: they sign what it says and encrypt its spool."""
+        return self.edge_folder / "keys"
+
+    @property
+    def edge_secret(self) -> Path:
+        """The file with the edge's API key."""
+        return self.edge_secret_file or self.edge_folder / "api-key"
 
     @property
     def metadata_file(self) -> Path:
@@ -309,6 +511,8 @@ def _did_you_mean(name: str) -> str:
 
 
 def _text(value: object) -> str:
+    if value is None:
+        return ""
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else repr(value)
     return str(value)

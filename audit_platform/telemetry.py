@@ -86,6 +86,12 @@ INGEST_CHECK_SECONDS: Final = Metric(
     "Time to decompress, check and group one body.",
     (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
+INGEST_FULL_CHECKS: Final = Metric(
+    "audit_ingest_full_checks_total",
+    Kind.COUNTER,
+    (),
+    "Payloads judged by their full JSON Schema, because no typed decoder was sure of them.",
+)
 INGEST_APPEND_SECONDS: Final = Metric(
     "audit_ingest_append_seconds",
     Kind.HISTOGRAM,
@@ -152,7 +158,8 @@ LAG_RECORDS: Final = Metric(
     "kafka_consumergroup_lag",
     Kind.GAUGE,
     ("group", "topic", "partition"),
-    "Log records between the end of the last range record and the end of the partition.",
+    "Log records of a partition that the group has not taken yet: no range record covers them, or "
+    "they are not in HOT.",
 )
 LAG_EVENTS: Final = Metric(
     "kafka_consumergroup_lag_events",
@@ -164,7 +171,101 @@ LAG_SECONDS: Final = Metric(
     "kafka_consumergroup_lag_seconds",
     Kind.GAUGE,
     ("group", "topic", "partition"),
-    "Age of the oldest record that no range record covers; 0 at the end of the partition.",
+    "Age of the oldest log record that the group has not taken; 0 at the end of the partition.",
+)
+QUERY_RESPONSES: Final = Metric(
+    "audit_query_responses_total",
+    Kind.COUNTER,
+    ("route", "status", "slug"),
+    "Answers of query-api by route and HTTP status; the slug of the problem, empty without one.",
+)
+QUERY_SECONDS: Final = Metric(
+    "audit_query_seconds",
+    Kind.HISTOGRAM,
+    ("route", "tier"),
+    "Time of one query, without its record; `tier` is where it was answered from.",
+    (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+QUERY_RUNNING: Final = Metric(
+    "audit_query_running",
+    Kind.GAUGE,
+    (),
+    "Queries whose threads run now, cancelled ones that have not ended included.",
+)
+QUERY_CANCELLED: Final = Metric(
+    "audit_query_cancelled_total",
+    Kind.COUNTER,
+    ("reason",),
+    "Queries stopped before their end: over their `budget`, or because of `client_gone`.",
+)
+QUERY_REFUSED: Final = Metric(
+    "audit_query_refused_total",
+    Kind.COUNTER,
+    ("reason",),
+    "Queries not begun: `cooling_down`, `too_many_queries`, `overloaded`.",
+)
+QUERY_STALE_KEYS: Final = Metric(
+    "audit_query_stale_credentials_total",
+    Kind.COUNTER,
+    (),
+    "Requests let in by a last-known-good credential while the metadata store did not answer.",
+)
+READS_RECORDED: Final = Metric(
+    "audit_reads_recorded_total",
+    Kind.COUNTER,
+    ("event_type",),
+    "Reads and refusals that are durable as events of the tenant `platform`.",
+)
+READS_NOT_RECORDED: Final = Metric(
+    "audit_reads_not_recorded_total",
+    Kind.COUNTER,
+    ("event_type",),
+    "Reads (not answered, therefore) and refusals that could not be made durable.",
+)
+REFUSALS_SUPPRESSED: Final = Metric(
+    "audit_refusals_suppressed_total",
+    Kind.COUNTER,
+    (),
+    "Refusals without an event of their own, because one caller had too many in a minute.",
+)
+READS_RECORD_SECONDS: Final = Metric(
+    "audit_reads_record_seconds",
+    Kind.HISTOGRAM,
+    (),
+    "Time that an answer waited until its read was durable.",
+    (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+EDGE_UPLINK_ANSWERS: Final = Metric(
+    "audit_edge_uplink_answers_total",
+    Kind.COUNTER,
+    ("outcome",),
+    "Attempts of the uplink: `acknowledged`, `set_aside`, or what failed (`later`, `denied`, "
+    "`strange`, `too_large`, `unreadable`).",
+)
+EDGE_UPLINK_EVENTS: Final = Metric(
+    "audit_edge_uplink_events_total",
+    Kind.COUNTER,
+    ("lane",),
+    "Events that ingest acknowledged to this edge, by the way they took: `live` or `replay`.",
+)
+INDEXER_EVENTS: Final = Metric(
+    "audit_indexer_events_total",
+    Kind.COUNTER,
+    ("outcome",),
+    "Events from the log: `new` in HOT, or `known` there already.",
+)
+INDEXER_DEFENSE: Final = Metric(
+    "consumer_envelope_defense_failures_total",
+    Kind.COUNTER,
+    ("reason",),
+    "What the log holds and is no event, so not indexed: a whole `record` whose headers or lines "
+    "are not as stated, a line of another `tenant`, a `line` that does not decode.",
+)
+INDEXER_SKIPPED: Final = Metric(
+    "audit_indexer_skipped_records_total",
+    Kind.COUNTER,
+    ("partition",),
+    "Log records that retention deleted before they were indexed: run rebuild-hot.",
 )
 UNACCOUNTED_EVENTS: Final = Metric(
     "audit_unaccounted_events",
@@ -178,6 +279,92 @@ LOST_EVENTS: Final = Metric(
     (),
     "Events known to be lost. A figure of its own, never subtracted from the unaccounted.",
 )
+EDGE_CONNECTED: Final = Metric(
+    "edge_connected",
+    Kind.GAUGE,
+    ("site",),
+    "1 while the edge's uplink gets answers from ingest-gateway, else 0.",
+)
+EDGE_DEVICE_LAST_SEEN: Final = Metric(
+    "device_last_seen",
+    Kind.GAUGE,
+    ("device",),
+    "When an edge last heard of a device: seconds since 1970 by the edge's clock. At most 10,000 "
+    "devices: those not heard of for longest.",
+)
+EDGE_EVENTS: Final = Metric(
+    "audit_edge_events_total",
+    Kind.COUNTER,
+    ("outcome",),
+    "Events that devices sent to this edge: `accepted`, `already_taken`, `conflict` (two events "
+    "with one sequence number), `refused` (no event could be made of it).",
+)
+EDGE_LOST: Final = Metric(
+    "audit_edge_lost_events_total",
+    Kind.COUNTER,
+    (),
+    "Events that a full spool dropped, each declared by a signed `loss` event.",
+)
+EDGE_CLOCK_OFFSET: Final = Metric(
+    "edge_clock_offset_seconds",
+    Kind.GAUGE,
+    (),
+    "How far the platform's clock is ahead of the edge's; beyond 300 the edge stops stamping.",
+)
+EDGE_SPOOL_BYTES: Final = Metric(
+    "audit_edge_spool_bytes", Kind.GAUGE, (), "Bytes that the edge's spool holds on its disk."
+)
+EDGE_SPOOL_HOURS: Final = Metric(
+    "audit_edge_spool_hours", Kind.GAUGE, (), "Age of the oldest entry of the spool, in hours."
+)
+EDGE_SPOOL_OLDEST: Final = Metric(
+    "audit_edge_spool_oldest_seconds",
+    Kind.GAUGE,
+    (),
+    "When the oldest entry of the spool was written: seconds since 1970; 0 when it is empty.",
+)
+EDGE_SPOOL_SET_ASIDE: Final = Metric(
+    "audit_edge_spool_set_aside_files",
+    Kind.GAUGE,
+    (),
+    "Segments of the spool that could not be read, kept for people.",
+)
+EDGE_SPOOL_COMMITS: Final = Metric(
+    "audit_edge_spool_commits",
+    Kind.GAUGE,
+    (),
+    "Commits (one fsync each) of the spool since it was opened.",
+)
+EDGE_SPOOL_COMMITTED: Final = Metric(
+    "audit_edge_spool_committed_entries",
+    Kind.GAUGE,
+    (),
+    "Entries that those commits made durable; the ratio is how well requests share an fsync.",
+)
+EDGE_SPOOL_FSYNC: Final = Metric(
+    "audit_edge_spool_fsync_seconds", Kind.GAUGE, (), "Time that those commits spent in fsync."
+)
+EDGE_REPLAY_PROGRESS: Final = Metric(
+    "audit_edge_replay_progress_ratio",
+    Kind.GAUGE,
+    (),
+    "How much of the backlog that the uplink found was sent since: 0 to 1; 1 when there is none.",
+)
+EDGE_BACKLOG: Final = Metric(
+    "audit_edge_backlog_events", Kind.GAUGE, (), "Spooled events that were not sent yet."
+)
+EDGE_QUARANTINE_FILES: Final = Metric(
+    "audit_edge_quarantine_files",
+    Kind.GAUGE,
+    (),
+    "Files with bytes of devices that no event could be made of.",
+)
+EDGE_RESPONSES: Final = Metric(
+    "audit_edge_responses_total",
+    Kind.COUNTER,
+    ("status", "slug"),
+    "Answers of the edge to POST /v1/events by HTTP status; the slug of the problem, or empty.",
+)
 
 METRICS: Final[tuple[Metric, ...]] = (
     INGEST_ACCEPTED,
@@ -185,6 +372,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     INGEST_RESPONSES,
     INGEST_BODY_BYTES,
     INGEST_CHECK_SECONDS,
+    INGEST_FULL_CHECKS,
     INGEST_APPEND_SECONDS,
     INGEST_SKEW_SECONDS,
     INGEST_INFLIGHT_BODIES,
@@ -198,8 +386,39 @@ METRICS: Final[tuple[Metric, ...]] = (
     LAG_RECORDS,
     LAG_EVENTS,
     LAG_SECONDS,
+    QUERY_RESPONSES,
+    QUERY_SECONDS,
+    QUERY_RUNNING,
+    QUERY_CANCELLED,
+    QUERY_REFUSED,
+    QUERY_STALE_KEYS,
+    READS_RECORDED,
+    READS_NOT_RECORDED,
+    REFUSALS_SUPPRESSED,
+    READS_RECORD_SECONDS,
+    INDEXER_EVENTS,
+    INDEXER_DEFENSE,
+    INDEXER_SKIPPED,
     UNACCOUNTED_EVENTS,
     LOST_EVENTS,
+    EDGE_CONNECTED,
+    EDGE_DEVICE_LAST_SEEN,
+    EDGE_EVENTS,
+    EDGE_LOST,
+    EDGE_CLOCK_OFFSET,
+    EDGE_SPOOL_BYTES,
+    EDGE_SPOOL_HOURS,
+    EDGE_SPOOL_OLDEST,
+    EDGE_SPOOL_SET_ASIDE,
+    EDGE_SPOOL_COMMITS,
+    EDGE_SPOOL_COMMITTED,
+    EDGE_SPOOL_FSYNC,
+    EDGE_REPLAY_PROGRESS,
+    EDGE_BACKLOG,
+    EDGE_QUARANTINE_FILES,
+    EDGE_RESPONSES,
+    EDGE_UPLINK_ANSWERS,
+    EDGE_UPLINK_EVENTS,
 )
 
 
@@ -223,38 +442,49 @@ def metrics_page() -> str:
 
 
 class _BatchHistogram(Collector):
-    """A histogram that takes a whole batch of values at the price of one sort."""
+    """A histogram that takes a whole batch of values at the price of one sort.
+
+    Without labels it shows from the start; with labels, each series once it has a value.
+    """
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
         self._bounds = np.array(metric.buckets)
-        self._counts = [0] * (len(metric.buckets) + 1)
-        self._sum = 0.0
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
         self._lock = Lock()
+        if not metric.labels:
+            self._add((), [0] * (len(metric.buckets) + 1), 0.0)
 
-    def observe(self, values: npt.NDArray[np.floating[Any]]) -> None:
+    def observe(self, labels: tuple[str, ...], values: npt.NDArray[np.floating[Any]]) -> None:
         ordered = np.sort(values)
         # Cumulative from the start: how many values are at or below each bound.
         below = np.searchsorted(ordered, self._bounds, side="right").tolist()
         with self._lock:
-            for n, count in enumerate([*below, len(ordered)]):
-                self._counts[n] += count
-            self._sum += float(ordered.sum())
+            self._add(labels, [*below, len(ordered)], float(ordered.sum()))
 
-    def observe_one(self, value: float) -> None:
+    def observe_one(self, labels: tuple[str, ...], value: float) -> None:
         first = bisect_left(self._metric.buckets, value)
+        size = len(self._metric.buckets) + 1
         with self._lock:
-            for n in range(first, len(self._counts)):
-                self._counts[n] += 1
-            self._sum += value
+            self._add(labels, [0] * first + [1] * (size - first), value)
+
+    def _add(self, labels: tuple[str, ...], counts: list[int], total: float) -> None:
+        before = self._counts.get(labels)
+        self._counts[labels] = (
+            counts if before is None else [a + b for a, b in zip(before, counts, strict=True)]
+        )
+        self._sums[labels] = self._sums.get(labels, 0.0) + total
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         bounds = [*(str(float(b)) for b in self._metric.buckets), "+Inf"]
+        family = HistogramMetricFamily(
+            self._metric.name, self._metric.meaning, labels=self._metric.labels
+        )
         with self._lock:
-            buckets = list(zip(bounds, map(float, self._counts), strict=True))
-            total = self._sum
-        family = HistogramMetricFamily(self._metric.name, self._metric.meaning)
-        family.add_metric([], buckets, total)
+            for labels, counts in self._counts.items():
+                buckets = list(zip(bounds, map(float, counts), strict=True))
+                family.add_metric(labels, buckets, self._sums[labels])
         yield family
 
 
@@ -292,17 +522,27 @@ class Telemetry:
         gauge = self._gauges[metric.name]
         (gauge.labels(**labels) if labels else gauge).set(value)
 
-    def observe(self, metric: Metric, values: npt.NDArray[np.floating[Any]]) -> None:
-        """Put a batch of values into a histogram."""
-        self._histograms[metric.name].observe(values)
+    def clear(self, metric: Metric) -> None:
+        """Forget all values of a gauge that has labels: those that are not set again are gone."""
+        self._gauges[metric.name].clear()
 
-    def observe_one(self, metric: Metric, value: float) -> None:
+    def observe(self, metric: Metric, values: npt.NDArray[np.floating[Any]], **labels: str) -> None:
+        """Put a batch of values into a histogram."""
+        self._histograms[metric.name].observe(_in_order(metric, labels), values)
+
+    def observe_one(self, metric: Metric, value: float, **labels: str) -> None:
         """Put one value into a histogram."""
-        self._histograms[metric.name].observe_one(value)
+        self._histograms[metric.name].observe_one(_in_order(metric, labels), value)
 
     def text(self) -> bytes:
         """All metrics in Prometheus text format; send it as `METRICS_CONTENT_TYPE`."""
         return generate_latest(self._registry)
+
+
+def _in_order(metric: Metric, labels: dict[str, str]) -> tuple[str, ...]:
+    if labels.keys() != set(metric.labels):
+        raise ValueError(f"{metric.name} has the labels {metric.labels}, not {sorted(labels)}")
+    return tuple(labels[name] for name in metric.labels)
 
 
 # ----------------------------------------------------------------------------------------- logs

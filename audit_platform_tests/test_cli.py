@@ -60,14 +60,23 @@ def test_the_commands_are_those_of_the_design() -> None:
         "apikey",
         "archive-writer",
         "close-day",
+        "device",
+        "edge",
+        "edge-gateway",
         "edge-key",
+        "event",
+        "find",
         "fsck",
         "ingest-gateway",
         "keys",
+        "query-api",
+        "rebuild-hot",
         "reconcile",
         "seal",
+        "search-indexer",
         "settings",
         "tenant",
+        "timeline",
         "verify",
     ]
 
@@ -145,6 +154,10 @@ def test_a_wrong_setting_ends_any_command_with_exit_code_2(tmp_path: Path) -> No
         (["edge-key", "add", "north", PUBLIC_KEY[:-2]], "64 hex digits"),
         (["edge-key", "add", "north", " " + PUBLIC_KEY[1:]], "64 hex digits"),
         (["keys", "new", "other"], "'other'"),
+        (["tenant", "policy", "north", "--unknown-devices", "drop"], "'drop'"),
+        (["tenant", "policy", "north"], "--unknown-devices"),
+        (["device", "enrol", "north", "pump 1"], "'pump 1'"),
+        (["device", "enrol", "north"], "--from"),
         (["close-day", "yesterday"], "YYYY-MM-DD"),
         (["seal", "north", "2026-02-30"], "YYYY-MM-DD"),
         (["verify", "north", "20260301"], "YYYY-MM-DD"),
@@ -168,12 +181,17 @@ def test_tenants_are_added_once_and_listed(tmp_path: Path) -> None:
     clock = f"scaled:{START_MS}:{time.time_ns() // 1_000_000}:0.000001"
     assert run("tenant", "list", home=tmp_path).stdout.startswith("no tenant yet")
     first = done("tenant", "add", "north", home=tmp_path, AUDIT_CLOCK=clock)
-    assert first == {"tenantId": "north", "created": "2026-03-01T00:00:00.000Z", "suspended": False}
+    assert first == {
+        "tenantId": "north",
+        "created": "2026-03-01T00:00:00.000Z",
+        "suspended": False,
+        "unknownDevices": "accept",
+    }
     assert done("tenant", "add", "north", home=tmp_path) == first
     assert done("tenant", "list", home=tmp_path) == [first]
     assert run("tenant", "list", home=tmp_path).stdout.splitlines() == [
-        "tenantId  created                   suspended",
-        "north     2026-03-01T00:00:00.000Z  no",
+        "tenantId  created                   suspended  unknownDevices",
+        "north     2026-03-01T00:00:00.000Z  no         accept",
     ]
     # The log, whose partitions are still to be chosen, is not made by this.
     assert not (tmp_path / "log").exists()
@@ -192,6 +210,45 @@ def test_a_credential_is_shown_once_listed_without_its_secret_and_revoked(tmp_pa
     unknown = run("apikey", "revoke", "0123456789abcdef", home=tmp_path)
     assert unknown.exit_code == 1
     assert "remedy: " in unknown.stderr
+
+
+def test_a_tenant_is_suspended_goes_on_and_chooses_its_policy(tmp_path: Path) -> None:
+    assert run("tenant", "suspend", "north", home=tmp_path).exit_code == 1
+    done("tenant", "add", "north", home=tmp_path)
+    assert done("tenant", "suspend", "north", home=tmp_path)["suspended"] is True
+    strict = ("tenant", "policy", "north", "--unknown-devices", "dead_letter")
+    assert done(*strict, home=tmp_path)["unknownDevices"] == "dead_letter"
+    (listed,) = done("tenant", "list", home=tmp_path)
+    assert (listed["suspended"], listed["unknownDevices"]) == (True, "dead_letter")
+    assert done("tenant", "resume", "north", home=tmp_path)["suspended"] is False
+
+
+def test_devices_are_enrolled_from_a_file_retired_and_listed(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    unknown = run("device", "enrol", "north", "pump-1", home=home)
+    assert "remedy: audit-platform tenant add north" in unknown.stderr
+    done("tenant", "add", "north", home=home)
+    assert run("device", "list", "north", home=home).stdout.startswith("no device of north yet")
+    names = tmp_path / "names.txt"
+    names.write_text("pump-2\n\n  pump-3  \npump-1\n")
+    told = done("device", "enrol", "north", "pump-1", "--from", str(names), home=home)
+    assert told == {"tenantId": "north", "named": 3, "enrolled": 3}
+    text = CliRunner().invoke(
+        main,
+        ["device", "enrol", "north", "--from", "-", "--json"],
+        input="bed-1\npump-1\n",
+        env={"AUDIT_HOME": str(home)},
+    )
+    assert json.loads(text.stdout) == {"tenantId": "north", "named": 2, "enrolled": 1}
+    assert done("device", "retire", "north", "pump-2", home=home)["retired"].endswith("Z")
+    assert run("device", "retire", "north", "pump-9", home=home).exit_code == 1
+    listed = done("device", "list", "north", home=home)
+    assert [(d["deviceId"], bool(d["retired"])) for d in listed] == [
+        ("bed-1", False),
+        ("pump-1", False),
+        ("pump-2", True),
+        ("pump-3", False),
+    ]
 
 
 def test_an_edge_key_is_registered_and_listed(tmp_path: Path) -> None:
@@ -217,6 +274,9 @@ def test_keys_go_from_new_by_rotation_to_revoked(tmp_path: Path) -> None:
         (first["keyId"], False, ""),
         (second["keyId"], True, ""),
     ]
+    assert done("keys", "check", home=tmp_path) == [
+        {"keyId": second["keyId"], "purpose": "manifest", "signs": True}
+    ]
     old = run("keys", "revoke", first["keyId"], home=tmp_path)
     assert (old.exit_code, old.stderr) == (0, "")
     active = run("keys", "revoke", second["keyId"], "--json", home=tmp_path)
@@ -224,6 +284,16 @@ def test_keys_go_from_new_by_rotation_to_revoked(tmp_path: Path) -> None:
     assert "nothing signs manifest now: audit-platform keys rotate manifest" in active.stderr
     assert run("keys", "revoke", "0123456789abcdef", home=tmp_path).exit_code == 1
     assert "PRIVATE" not in run("keys", "list", home=tmp_path).output
+
+
+def test_a_key_without_its_private_value_does_not_pass_the_check(tmp_path: Path) -> None:
+    assert "no key is active" in run("keys", "check", home=tmp_path).stderr
+    key = done("keys", "new", "manifest", home=tmp_path)
+    (tmp_path / "keys" / "private" / f"{key['keyId']}.pem").unlink()
+    lost = run("keys", "check", home=tmp_path)
+    assert lost.exit_code == 1
+    assert "is missing" in lost.stderr
+    assert "remedy: " in lost.stderr
 
 
 def test_settings_are_shown_as_they_hold(tmp_path: Path) -> None:
@@ -266,6 +336,7 @@ def test_a_day_is_closed_sealed_verified_and_reconciled(tmp_path: Path) -> None:
     again = run("seal", "north", DAY, home=tmp_path, **over)
     assert again.exit_code == 0
     assert sealed["root"] in again.stdout
+    assert sealed["revision"] == 1
 
     report = done("verify", "north", DAY, home=tmp_path, **over)
     assert (report["exitCode"], report["rows"]) == (0, 16)

@@ -48,7 +48,8 @@ def test_every_link_between_documents_leads_somewhere() -> None:
 
 def mentioned_commands() -> list[str]:
     text = "\n".join(document.read_text() for document in documents())
-    found = re.findall(r"audit-platform ([a-z-]+(?: (?:add|list|new|rotate|revoke))?)\b(?!_)", text)
+    verbs = "add|list|new|rotate|revoke|check|suspend|resume|policy|enrol|retire"
+    found = re.findall(rf"audit-platform ([a-z-]+(?: (?:{verbs}))?)\b(?!_)", text)
     # Contexts of signatures read alike: `audit-platform manifest v1`.
     contexts = set(re.findall(r"audit-platform (\w+) v1", text))
     return sorted(set(found) - contexts)

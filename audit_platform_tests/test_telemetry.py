@@ -23,6 +23,7 @@ from audit_platform.telemetry import (
     INGEST_SKEW_SECONDS,
     LAG_RECORDS,
     METRICS,
+    QUERY_SECONDS,
     Kind,
     Metric,
     Telemetry,
@@ -52,10 +53,21 @@ def test_the_list_holds_every_metric_of_the_module_once() -> None:
     assert len({m.name for m in METRICS}) == len(METRICS)
 
 
+#: Beginnings of the names that the mission gives.
+MISSION_NAMES = (
+    "consumer_envelope_defense_failures_total",
+    "device_last_seen",
+    "edge_clock_offset_seconds",
+    "edge_connected",
+    "ingestion_",
+    "kafka_consumergroup_lag",
+)
+
+
 def test_names_say_their_kind_and_unit() -> None:
     for m in METRICS:
         assert m.name.endswith("_total") == (m.kind is Kind.COUNTER)
-        assert m.name.startswith(("audit_", "ingestion_", "kafka_consumergroup_lag"))
+        assert m.name.startswith(("audit_", *MISSION_NAMES))
         assert (m.kind is Kind.HISTOGRAM) == bool(m.buckets)
         assert list(m.buckets) == sorted(set(m.buckets))
         assert m.meaning.endswith(".")
@@ -105,6 +117,24 @@ def test_a_histogram_counts_batches_as_if_each_value_came_alone(batches: list[li
             at_or_below = sum(value <= bound for value in wanted)
             assert read["audit_ingest_skew_seconds_bucket", label] == at_or_below
         assert read["audit_ingest_skew_seconds_bucket", (("le", "+Inf"),)] == len(wanted)
+
+
+def test_a_histogram_with_labels_has_one_series_for_each_and_none_before() -> None:
+    shown = Telemetry([QUERY_SECONDS])
+    assert not [name for name, _ in samples(shown) if name.startswith(QUERY_SECONDS.name)]
+    shown.observe_one(QUERY_SECONDS, 0.3, route="a", tier="hot")
+    shown.observe(QUERY_SECONDS, np.array([0.001, 99.0]), route="a", tier="hot")
+    shown.observe_one(QUERY_SECONDS, 0.3, route="a", tier="cold")
+    read = samples(shown)
+    hot, cold = (("route", "a"), ("tier", "hot")), (("route", "a"), ("tier", "cold"))
+    assert read[f"{QUERY_SECONDS.name}_count", hot] == 3
+    assert read[f"{QUERY_SECONDS.name}_count", cold] == 1
+    assert read[f"{QUERY_SECONDS.name}_sum", hot] == pytest.approx(99.301)
+    assert read[f"{QUERY_SECONDS.name}_bucket", (("le", "0.25"), *hot)] == 1
+    assert read[f"{QUERY_SECONDS.name}_bucket", (("le", "0.5"), *hot)] == 2
+    assert read[f"{QUERY_SECONDS.name}_bucket", (("le", "+Inf"), *hot)] == 3
+    with pytest.raises(ValueError, match="labels"):
+        shown.observe_one(QUERY_SECONDS, 0.3, route="a")
 
 
 def test_a_histogram_of_durations_has_sum_and_count() -> None:

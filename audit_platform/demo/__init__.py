@@ -1,1 +1,1 @@
-"""The packaged excerpt of real bedside data, its feeder, and the story of the first command."""
+"""The packaged excerpt of real bedside data, its devices, and the story of the first command."""

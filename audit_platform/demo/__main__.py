@@ -28,7 +28,7 @@ HOME: Final = Path(".audit/demo")
 #: The day's real time. Slow enough for two cores that start Dagster at the same time.
 DAY_SECONDS: Final = 60.0
 
-#: A faster day is over before its feeders have started; a slower one than real time is none.
+#: A faster day is over before its devices have started; a slower one than real time is none.
 MIN_DAY_SECONDS: Final = 20.0
 MAX_DAY_SECONDS: Final = 86_400.0
 

@@ -79,8 +79,17 @@ class Children:
         self._children: list[Child] = []
         logs.mkdir(parents=True, exist_ok=True)
 
-    def start(self, name: str, command: Sequence[str], output: Path | None = None) -> Child:
-        """Start a program; what it says goes to its log, its output to `output` where given."""
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        output: Path | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> Child:
+        """Start a program; what it says goes to its log, its output to `output` where given.
+
+        `more` is added to its environment.
+        """
         log = self._logs / f"{name}.log"
         # Appended to, so that a log which is cut goes on at its new end.
         with (
@@ -94,7 +103,7 @@ class Children:
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=said,
-                env=self._environment,
+                env={**self._environment, **(more or {})},
                 start_new_session=True,
                 preexec_fn=_in_child,  # noqa: PLW1509 - the demo has one thread
             )

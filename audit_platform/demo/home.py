@@ -70,6 +70,7 @@ class DemoHome:
         self.children_file = self.root / "children.json"
         self.logs = self.root / "logs"
         self.edges = self.root / "edges"
+        self.devices = self.root / "devices"
         self.objects = self.root / "objects"
         self.dagster = self.root / "dagster"
         self.auditor = self.root / "auditor"

@@ -2,6 +2,8 @@
 
 Stands alone on purpose: the standard library and pyarrow, nothing of this project. Run it as
 `python independent_checker.py --objects DIR --receipts FILE [FILE ...] [--sent FILE ...] [--json]`.
+Receipts are an edge's (from ingest-gateway: eventId, eventHash) or a device's (from its edge: only
+the eventId, which names what the device said; a copy in any chain keeps it).
 It rebuilds the canonical bytes of every sealed row and hashes them itself; a stored hash is only
 compared. Belongs here: the comparison. Does not: signatures, Merkle roots, chains (fsck has those).
 Source: design section 6; the byte layouts of `docs/formats.md`, written here a second time.
@@ -25,6 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+#: What an edge says of itself and its losses.
+EDGE_TYPES: Final = frozenset({"chain_start", "loss", "edge_clock", "edge_segment_set_aside"})
 
 #: Differences of a kind that are listed; all are counted.
 MAX_LISTED: Final = 20
@@ -52,7 +57,7 @@ class CannotCheckError(Exception):
 
 
 class Event(NamedTuple):
-    """What both sides know an event by."""
+    """What both sides know an event by. A device does not know the hash: "" in its receipts."""
 
     tenant: str
     event_id: str
@@ -66,6 +71,9 @@ class Found:
         self.sealed: set[Event] = set()
         self.quarantined: set[tuple[str, str]] = set()  # (tenant, hash of the original bytes)
         self.quarantined_events: set[tuple[str, str]] = set()  # those that are links of a chain
+        self.quarantined_ids: set[tuple[str, str]] = set()  # (tenant, eventId) of those
+        self.sealed_ids: set[tuple[str, str]] = set()  # (tenant, eventId)
+        self.own: set[Event] = set()  # what edges say of themselves: no device sent it
         self.twice: list[tuple[str, str, str]] = []  # (tenant, day, event hash)
         self.altered_rows: list[str] = []
         self.altered_objects: list[str] = []
@@ -87,7 +95,8 @@ def read_events(files: Iterable[Path]) -> Iterator[tuple[Event, str]]:
                     break
                 value = json.loads(line)
                 if "eventId" in value:
-                    event = Event(value["tenantId"], value["eventId"], value["eventHash"])
+                    event_hash = value.get("eventHash", "")
+                    event = Event(value["tenantId"], value["eventId"], event_hash)
                     yield event, value.get("outcome", "")
 
 
@@ -127,7 +136,7 @@ def read_sealed(root: Path, found: Found) -> None:
             before: tuple[str, str, str] = ("", "", "")
             opened = read_object(root, part, found)
             for group in range(opened.num_row_groups):
-                table = opened.read_row_group(group, columns=list(COLUMNS))
+                table = opened.read_row_group(group, columns=list(COLUMNS), use_threads=False)
                 before = read_rows(manifest, part["key"], table, before, seen, found)
 
 
@@ -155,7 +164,11 @@ def read_rows(
         if event_hash in seen:
             found.twice.append((tenant, day, event_hash))
         seen.add(event_hash)
-        found.sealed.add(Event(tenant, row["event_id"], event_hash))
+        event = Event(tenant, row["event_id"], event_hash)
+        found.sealed.add(event)
+        found.sealed_ids.add(event[:2])
+        if row["event_type"] in EDGE_TYPES:
+            found.own.add(event)
         found.counts["rows"] += 1
         before = (row["device_id"], row["chain_id"], event_hash)
     return before
@@ -197,7 +210,9 @@ def read_quarantined(root: Path, found: Found) -> None:
     wanted = ["entry_id", "chunk", "bytes", "link_event_id"]
     for file in sorted(root.glob("quarantine/v1/ranges/*/*/*.json")):
         for named in json.loads(file.read_bytes())["objects"]:
-            for row in read_object(root, named, found).read(columns=wanted).to_pylist():
+            for row in (
+                read_object(root, named, found).read(columns=wanted, use_threads=False).to_pylist()
+            ):
                 if row["entry_id"] is not None:
                     entry = (named["tenantId"], row["entry_id"])
                     pieces.setdefault(entry, {})[row["chunk"]] = row["bytes"]
@@ -206,8 +221,10 @@ def read_quarantined(root: Path, found: Found) -> None:
         original = b"".join(chunks[n] for n in sorted(chunks))
         key = (tenant, hashlib.sha256(original).hexdigest())
         found.quarantined.add(key)
-        if ids[tenant, entry_id] is not None:
+        event_id = ids[tenant, entry_id]
+        if event_id is not None:
             found.quarantined_events.add(key)
+            found.quarantined_ids.add((tenant, event_id))
         found.counts["quarantined"] += 1
 
 
@@ -224,15 +241,8 @@ def compare(
     """
     acknowledged = dict(receipts)
     known = set(acknowledged) | {event for event, _ in sent}
-    lost = []
-    for event, outcome in acknowledged.items():
-        quarantined = (event.tenant, event.event_hash) in found.quarantined
-        if event not in found.sealed and not (outcome == "refused" and quarantined):
-            lost.append(event)
-    known_hashes = {(event.tenant, event.event_hash) for event in known}
-    # Of the quarantined only complete events: other bytes have no id that a sender could know.
-    not_sent: list[Any] = sorted(found.sealed - known)
-    not_sent += sorted(found.quarantined_events - known_hashes)
+    lost = [event for event, outcome in acknowledged.items() if not _is_kept(event, outcome, found)]
+    not_sent = _not_sent(known, found)
     differences = {
         "lost": sorted(lost),
         "not_sent": not_sent,
@@ -248,6 +258,33 @@ def compare(
         "listed": {name: listed[:MAX_LISTED] for name, listed in differences.items() if listed},
         "clean": not any(differences.values()),
     }
+
+
+def _is_kept(event: Event, outcome: str, found: Found) -> bool:
+    """Whether what was acknowledged is there.
+
+    An edge takes what ingest will refuse: of a device's event it says "accepted", and the event is
+    a sealed row or a quarantined link.
+    """
+    if not event.event_hash:
+        place = event[:2]
+        return place in found.sealed_ids or place in found.quarantined_ids
+    quarantined = (event.tenant, event.event_hash) in found.quarantined
+    return event in found.sealed or (outcome == "refused" and quarantined)
+
+
+def _not_sent(known: set[Event], found: Found) -> list[Any]:
+    """What is there of the senders' tenants and nobody has sent."""
+    tenants = {event.tenant for event in known}
+    if any(not event.event_hash for event in known):
+        ids = {event[:2] for event in known}
+        there = {event[:2] for event in found.sealed - found.own} | found.quarantined_ids
+        return sorted(place for place in there - ids if place[0] in tenants)
+    known_hashes = {(event.tenant, event.event_hash) for event in known}
+    # Of the quarantined only complete events: other bytes have no id that a sender could know.
+    not_sent: list[Any] = sorted(e for e in found.sealed - known if e.tenant in tenants)
+    refused = found.quarantined_events - known_hashes
+    return not_sent + sorted(place for place in refused if place[0] in tenants)
 
 
 def check(objects: Path, receipts: list[Path], sent: list[Path]) -> dict[str, Any]:

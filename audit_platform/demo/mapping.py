@@ -1,7 +1,7 @@
 """Source rows -> what devices say: one iterator, in the order of sending.
 
 Belongs here: the payload of each kind of row. Nothing is repaired: what a schema will refuse
-is sent as it is. Does not: completing, hashing and sending (`feeder.py`), the tables themselves
+is sent as it is. Does not: numbering and sending (`devices.py`), the tables themselves
 (`sources.py`), counting (`numbers.py`).
 Source: issue "Walking skeleton", events and data; `docs/data.md`.
 """
@@ -316,9 +316,9 @@ def device_events(tenant_id: str, excerpt: Path = sources.EXCERPT) -> Iterator[D
     Raises `ValueError` for a tenant that the excerpt does not hold.
     """
     with sources.connect(excerpt) as connection:
-        hospitals = dict(sources.tenants(connection))
-        if tenant_id not in hospitals:
-            raise ValueError(f"the excerpt has no tenant {tenant_id!r}: {sorted(hospitals)}")
+        known = dict(sources.tenants(connection))
+        if tenant_id not in known:
+            raise ValueError(f"the excerpt has no tenant {tenant_id!r}: {sorted(known)}")
         tables = sources.present(connection)
         queue: list[tuple[tuple[int, int, str, int], DeviceEvent]] = []
         for rank, table in enumerate(sources.TABLES):
@@ -326,7 +326,7 @@ def device_events(tenant_id: str, excerpt: Path = sources.EXCERPT) -> Iterator[D
                 continue
             for row in sources.rows(connection, table, tenant_id):
                 for said in _MAKERS[table](row):
-                    event = _event(tenant_id, hospitals[tenant_id], row, said)
+                    event = _event(tenant_id, known[tenant_id], row, said)
                     if 0 <= event.offset_ms < MS_PER_DAY:
                         key = (event.offset_ms, rank, row["row_id"], said.order)
                         queue.append((key, event))
@@ -350,7 +350,12 @@ def _event(tenant_id: str, hospital_id: str, row: Row, said: _Said) -> DeviceEve
     )
 
 
+def hospitals(excerpt: Path = sources.EXCERPT) -> dict[str, str]:
+    """Every tenant of the excerpt, sorted, and its hospitalId."""
+    with sources.connect(excerpt) as connection:
+        return dict(sorted(sources.tenants(connection)))
+
+
 def tenant_ids(excerpt: Path = sources.EXCERPT) -> list[str]:
     """Every tenant of the excerpt, sorted."""
-    with sources.connect(excerpt) as connection:
-        return [tenant for tenant, _ in sources.tenants(connection)]
+    return list(hospitals(excerpt))

@@ -36,28 +36,35 @@ class Ports:
 
     ingest: int
     archive: int
+    indexer: int
+    query: int
     ui: int
     code: int
+    relay: int
+    edges: tuple[int, ...]
     moved: tuple[str, ...]
 
 
-def choose_ports(wanted: Settings) -> Ports:
+def choose_ports(wanted: Settings, edges: int) -> Ports:
     """The wanted ports, or the next free ones. Raises `DemoStopped` when there are none."""
-    after = max(wanted.ingest_port, wanted.archive_port, wanted.ui_port) + 1
-    names = {
+    named = {
         "ingest-gateway": wanted.ingest_port,
         "archive-writer": wanted.archive_port,
+        "search-indexer": wanted.indexer_port,
+        "query-api": wanted.query_port,
         "Dagster's UI": wanted.ui_port,
-        "Dagster's code server": after,
     }
+    after = max(*named.values(), wanted.edge_port) + 1
+    names = named | {"Dagster's code server": after, "the uplink's relay": after + 1}
+    names |= {f"edge {n + 1}": after + 2 + n for n in range(edges)}
     taken: list[int] = []
     moved = []
     for name, port in names.items():
         taken.append(free_port(port, taken))
         if taken[-1] != port:
             moved.append(f"port {port} is busy: {name} is on {taken[-1]}")
-    ingest, archive, ui, code = taken
-    return Ports(ingest, archive, ui, code, tuple(moved))
+    ingest, archive, indexer, query, ui, code, relay, *of_edges = taken
+    return Ports(ingest, archive, indexer, query, ui, code, relay, tuple(of_edges), tuple(moved))
 
 
 def settings_of(
@@ -73,6 +80,8 @@ def settings_of(
         "AUDIT_FIRST_DAY": state.first_day,
         "AUDIT_INGEST_PORT": str(ports.ingest),
         "AUDIT_ARCHIVE_PORT": str(ports.archive),
+        "AUDIT_INDEXER_PORT": str(ports.indexer),
+        "AUDIT_QUERY_PORT": str(ports.query),
         "AUDIT_UI_PORT": str(ports.ui),
     }
     return Settings.from_environment({**environment, **own})
@@ -91,8 +100,9 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
 
 def service_commands() -> dict[str, list[str]]:
-    """What carries events, by name."""
-    return {name: [*CLI, name] for name in ("ingest-gateway", "archive-writer")}
+    """What carries events and answers questions, by name."""
+    names = ("ingest-gateway", "archive-writer", "search-indexer", "query-api")
+    return {name: [*CLI, name] for name in names}
 
 
 def storage_command() -> list[str]:
@@ -118,11 +128,10 @@ def dagster_commands(settings: Settings, code_port: int, workspace: Path) -> dic
     }
 
 
-def feeder_command(home: DemoHome, tenant_id: str, url: str, day: str) -> list[str]:
-    """A tenant's edge."""
+def devices_command(home: DemoHome, tenant_id: str, url: str, day: str) -> list[str]:
+    """A tenant's devices."""
     return [
-        *(sys.executable, "-m", "audit_platform.demo.feeder"),
+        *(sys.executable, "-m", "audit_platform.demo.devices"),
         *("--tenant", tenant_id, "--url", url, "--day", day),
-        *("--api-key-file", str(setup.api_key_file(home, tenant_id))),
-        *("--home", str(home.edges / tenant_id)),
+        *("--home", str(home.devices / tenant_id)),
     ]

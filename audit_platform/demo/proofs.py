@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -26,6 +29,7 @@ from audit_platform.demo.bitflip import Flip, flip_bit
 from audit_platform.demo.home import DemoHome, DemoStopped
 from audit_platform.demo.record_view import RecordView, ledger_of
 from audit_platform.ports import PublicKey
+from audit_platform.record.manifest import Manifest
 
 #: What an auditor is given: the sealed days and what was refused. Landing is ours alone.
 GIVEN_TO_AUDITORS: Final = ("cold", "quarantine")
@@ -50,9 +54,9 @@ class Proof:
 class TenantFigures:
     """One tenant's events over all days so far.
 
-    sent, acknowledged, refused: as its sender wrote down; refused are part of acknowledged.
-    archived: copies in objects, refused ones included. sealed: rows of counting manifests.
-    duplicates: further copies of a sealed event. quarantined: refused links that manifests list.
+    sent, acknowledged: as its devices wrote down. archived: copies in objects, refused ones
+    included. sealed: rows of counting manifests; own: those that the edge said of itself.
+    duplicates: further copies of a sealed event. refused: refused links that manifests list.
     """
 
     tenant_id: str
@@ -62,12 +66,12 @@ class TenantFigures:
     sealed: int
     duplicates: int
     refused: int
-    quarantined: int
+    own: int
 
     @property
     def unaccounted(self) -> int:
         """Promised, and neither sealed nor kept as refused."""
-        return self.acknowledged - self.sealed - self.quarantined
+        return self.acknowledged + self.own - self.sealed - self.refused
 
 
 def figures(home: DemoHome, view: RecordView, tenants: Sequence[str]) -> list[TenantFigures]:
@@ -75,7 +79,7 @@ def figures(home: DemoHome, view: RecordView, tenants: Sequence[str]) -> list[Te
     view.refresh()
     table = []
     for tenant_id in tenants:
-        ledger = ledger_of(home.edges / tenant_id)
+        ledger = ledger_of(home.devices / tenant_id)
         manifests = view.manifests_of(tenant_id)
         table.append(
             TenantFigures(
@@ -85,17 +89,28 @@ def figures(home: DemoHome, view: RecordView, tenants: Sequence[str]) -> list[Te
                 archived=view.archived_of(tenant_id),
                 sealed=sum(m.rows for m in manifests),
                 duplicates=sum(m.duplicates for m in manifests),
-                refused=ledger.refused,
-                quarantined=sum(len(m.links) for m in manifests),
+                refused=sum(len(m.links) for m in manifests),
+                own=sum(_own_rows(home, m) for m in manifests),
             )
         )
     return table
 
 
+def _own_rows(home: DemoHome, manifest: Manifest) -> int:
+    """Rows that the edge said of itself; no device sent them."""
+    kinds = pa.array(sorted(independent_checker.EDGE_TYPES))
+    rows = 0
+    for part in manifest.parts:
+        file = pq.ParquetFile(home.objects / part.object.key)
+        types = file.read(columns=["event_type"])["event_type"]
+        rows += pc.sum(pc.is_in(types, value_set=kinds)).as_py() or 0
+    return rows
+
+
 def prove_counts(run: Run, table: Sequence[TenantFigures], late: int) -> Proof:
     """1: nothing is unaccounted for, by the senders and by the log. `late`: after the day."""
     code, output = run("reconcile", (*CLI, "reconcile", "--json"))
-    log = _answer("reconcile", code, output)
+    log = answer_of("reconcile", code, output)
     missing = sum(abs(f.unaccounted) for f in table)
     said = (
         f"unaccounted {missing} by the senders, {log['unaccounted']} of {log['events']} events in "
@@ -113,20 +128,20 @@ def prove_counts(run: Run, table: Sequence[TenantFigures], late: int) -> Proof:
 
 def prove_receipts(run: Run, home: DemoHome, tenants: Sequence[str]) -> Proof:
     """2: by the checker that imports nothing of ours (`-I`: not even by accident)."""
-    edges = [home.edges / tenant_id for tenant_id in tenants]
+    devices = [home.devices / tenant_id for tenant_id in tenants]
     command = (
         *(sys.executable, "-I", str(Path(independent_checker.__file__))),
         *("--objects", str(home.objects), "--json", "--receipts"),
-        *(str(edge / "receipts.ndjson") for edge in edges),
+        *(str(of_tenant / "receipts.ndjson") for of_tenant in devices),
         "--sent",
-        *(str(edge / "sent.ndjson") for edge in edges),
+        *(str(of_tenant / "sent.ndjson") for of_tenant in devices),
     )
     code, output = run("independent-checker", command)
-    found = _answer("independent-checker", code, output)
+    found = answer_of("independent-checker", code, output)
     said = (
-        f"{found['acknowledged']} receipts, {found['rows']} sealed rows, {found['refused']} refused"
-        f" and kept; lost {found['lost']}, twice {found['twice']}, not sent {found['not_sent']}, "
-        f"altered {found['altered_rows'] + found['altered_objects']}"
+        f"{found['acknowledged']} receipts, {found['rows']} sealed rows, {found['quarantined']} "
+        f"refused and kept; lost {found['lost']}, twice {found['twice']}, "
+        f"not sent {found['not_sent']}, altered {found['altered_rows'] + found['altered_objects']}"
     )
     lines = tuple(f"{kind}: {listed[0]}" for kind, listed in found["listed"].items())
     held = code == 0 and found["clean"] and found["acknowledged"] > 0
@@ -153,7 +168,7 @@ def prove_clean(run: Run, home: DemoHome, heads: Mapping[str, str]) -> Proof:
     trusted = [part for head in heads.values() for part in ("--trusted-head", head)]
     command = (*CLI, "fsck", str(home.objects), *key_arguments(home), *trusted, "--json")
     code, output = run("fsck", command)
-    report = _answer("fsck", code, output)
+    report = answer_of("fsck", code, output)
     said = (
         f"{report['verdict']}; read {report['manifests']} manifests, {report['objects']} objects, "
         f"{report['rows']} rows of {report['tenants']} tenants; complete up to "
@@ -169,7 +184,7 @@ def prove_damage(run: Run, home: DemoHome, part_key: str) -> Proof:
     flip = _damaged_copy(home.objects, home.damaged_copy, part_key)
     command = (*CLI, "fsck", str(home.damaged_copy), *key_arguments(home), "--json")
     code, output = run("fsck-damaged", command)
-    report = _answer("fsck-damaged", code, output)
+    report = answer_of("fsck-damaged", code, output)
     findings = [e for e in report["entries"] if e["kind"] == "finding"]
     named = [
         e
@@ -204,7 +219,8 @@ def largest_part(view: RecordView, day: str) -> str:
     return max(parts, key=lambda o: (o.rows, o.key)).key
 
 
-def _answer(name: str, code: int, output: bytes) -> dict[str, Any]:
+def answer_of(name: str, code: int, output: bytes) -> dict[str, Any]:
+    """The JSON object that a program printed. Raises `DemoStopped` when it printed none."""
     try:
         answer = orjson.loads(output)
         assert isinstance(answer, dict)

@@ -1,6 +1,6 @@
 """What the objects and the senders' lists say so far: for the progress display and the last table.
 
-Belongs here: reading range records, manifests, and the feeders' files, each file once. Does not:
+Belongs here: reading range records, manifests, and the devices' files, each file once. Does not:
 judging (`fsck`, the independent checker), showing (`display.py`).
 Source: design section 5 (range record, manifest) and 6 (the sender's own receipts).
 """
@@ -68,7 +68,7 @@ class RecordView:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a feeder says of itself, in events of this run; zeros before it began."""
+    """What a tenant's devices say of themselves, in events of this run; zeros before it began."""
 
     state: str = "starting"
     planned: int = 0
@@ -79,7 +79,7 @@ class Progress:
 
 
 def progress_of(edge: Path, day: str) -> Progress:
-    """The progress file of a feeder, unless it is of another day."""
+    """The progress file of them, unless it is of another day."""
     try:
         value: dict[str, Any] = orjson.loads((edge / "progress.json").read_bytes())
     except (FileNotFoundError, orjson.JSONDecodeError):
@@ -91,21 +91,20 @@ def progress_of(edge: Path, day: str) -> Progress:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What a tenant's sender wrote down over all runs: events, each counted once."""
+    """What a tenant's devices wrote down over all runs: events, each counted once."""
 
     sent: int
     acknowledged: int
-    refused: int
 
 
 def ledger_of(edge: Path) -> Ledger:
-    """Read the sender's lists."""
+    """Read the devices' lists."""
     outcomes: Counter[str] = Counter()
     for line in _lines(edge / "receipts.ndjson"):
         if "eventId" in line:
             outcomes[line["outcome"]] += 1
     sent = sum("eventId" in line for line in _lines(edge / "sent.ndjson"))
-    return Ledger(sent, outcomes.total(), outcomes["refused"])
+    return Ledger(sent, outcomes["accepted"] + outcomes["already_taken"])
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

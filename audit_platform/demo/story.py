@@ -1,6 +1,6 @@
 """The story that the first command tells: a day of bedside data comes in, is sealed, and proved.
 
-Chapters: `_begin` (folder, keys, processes), `_replay` (feeders send the day), `_sealed` (Dagster
+Chapters: `_begin` (folder, keys, processes), `_replay` (devices say the day), `_sealed` (Dagster
 closes and seals it; nobody here does), `_prove` (by programs of their own), `_tell` (what a person
 reads). Belongs here: the order, and how long each may take. Does not: how a chapter does it.
 Source: issue "Walking skeleton", what a newcomer sees.
@@ -23,18 +23,19 @@ import urllib3
 from rich.console import Console
 from rich.table import Table
 
-from audit_platform.demo import proofs, setup
+from audit_platform.demo import proofs, questions, setup
 from audit_platform.demo.children import Child, Children, end_stale
 from audit_platform.demo.dagster_ui import DagsterSilent, DagsterUi, SealRun
 from audit_platform.demo.display import Display, Row
+from audit_platform.demo.edges import Edges
 from audit_platform.demo.home import DemoHome, DemoStopped, State, clock_text, scaled_clock
-from audit_platform.demo.mapping import tenant_ids
+from audit_platform.demo.mapping import hospitals
 from audit_platform.demo.programs import (
     GRACE_SECONDS,
     choose_ports,
     dagster_commands,
+    devices_command,
     environment_of,
-    feeder_command,
     service_commands,
     settings_of,
     storage_command,
@@ -51,9 +52,9 @@ TICK_SECONDS: Final = 0.25
 #: Services import for 3 s; on a machine whose cores Dagster's start takes, for 20.
 READY_SECONDS: Final = 90.0
 
-#: What a feeder may need after the day's last event is due, and Dagster from the day's closing to
-#: its six runs' end (30 s alone on two cores; one retry after a minute).
-FEEDER_SECONDS: Final = 120.0
+#: What devices and edges may need after the day's last event is due, and Dagster from the day's
+#: closing to its runs' end (30 s alone on two cores; one retry after a minute).
+DEVICES_SECONDS: Final = 120.0
 SEAL_SECONDS: Final = 300.0
 
 #: Lines of a proof that are shown; the first ones name the place.
@@ -87,6 +88,7 @@ class _Stage:
     view: RecordView
     ui: DagsterUi
     dagster: dict[str, list[str]]
+    edges: Edges
     storage: Child | None = None
     services: list[Child] = field(default_factory=list)
 
@@ -97,7 +99,7 @@ class _Stage:
 
     def watch(self) -> None:
         """Raise `DemoStopped` for a service that ended; start Dagster once it has its storage."""
-        for service in self.services:
+        for service in [*self.services, *self.edges.processes]:
             if service.ended() is not None:
                 raise service.failure(f"ended with code {service.ended()}")
         if self.storage and (code := self.storage.ended()) is not None:
@@ -151,27 +153,31 @@ class Story:
     def _begin(self, home: DemoHome, ending: ExitStack) -> _Stage:
         """Choose the day, make what is missing, start everything."""
         today = datetime.now(UTC).date().isoformat()
-        state = home.begin(today, tenant_ids()[: self._options.hospitals])
+        known = hospitals()
+        state = home.begin(today, list(known)[: self._options.hospitals])
+        played = {tenant_id: known[tenant_id] for tenant_id in state.tenants}
         self._display.say(
             f"Playing {state.day} (UTC) in about {self._options.day_seconds:.0f} s; "
             f"everything lies in {home.root}"
         )
         wanted = Settings.from_environment(os.environ)
-        ports = choose_ports(wanted)
+        ports = choose_ports(wanted, len(played))
         for moved in ports.moved:
             self._display.say(moved)
         clock = clock_text(state, self._options.day_seconds, time.time_ns() // 10**6)
         settings = settings_of(home, state, clock, ports, os.environ)
-        setup.prepare(home, settings, state.tenants)
+        setup.prepare(home, settings, played)
         workspace = setup.prepare_dagster(settings.dagster_folder, ports.code)
+        children = Children(home.logs, home.children_file, environment_of(settings))
         stage = _Stage(
             home,
             state,
             settings,
-            Children(home.logs, home.children_file, environment_of(settings)),
+            children,
             RecordView(home.objects),
             DagsterUi(f"http://127.0.0.1:{settings.ui_port}"),
             dagster_commands(settings, ports.code, workspace),
+            Edges(home, settings, children, played, ports.edges, ports.relay),
         )
         ending.callback(self._end, stage)
         stage.serve(service_commands())
@@ -180,25 +186,35 @@ class Story:
     # --------------------------------------------------------------------------------- replay
 
     def _replay(self, stage: _Stage) -> None:
-        """Have every tenant's edge send its day; return when all is acknowledged."""
+        """Have every tenant's devices say their day; return when the platform has archived it."""
         url = f"http://127.0.0.1:{stage.settings.ingest_port}"
         # Dagster's start takes both cores for half a minute and has time until the day's end.
         self._wait_ready(stage, f"{url}/readyz")
+        stage.edges.start()
         stage.storage = stage.children.start("dagster-storage", storage_command())
-        feeders = {
+        day = stage.state.day
+        devices = {
             tenant_id: stage.children.start(
-                f"feeder-{tenant_id}", feeder_command(stage.home, tenant_id, url, stage.state.day)
+                f"devices-{tenant_id}",
+                devices_command(stage.home, tenant_id, stage.edges.url(tenant_id), day),
             )
             for tenant_id in stage.tenants
         }
-        until = time.monotonic() + self._options.day_seconds + FEEDER_SECONDS
-        while running := [c for c in feeders.values() if c.ended() is None]:
+        until = time.monotonic() + self._options.day_seconds + DEVICES_SECONDS
+        while running := [c for c in devices.values() if c.ended() is None]:
             if time.monotonic() > until:
                 raise running[0].failure("did not finish in time")
-            self._tick(stage, "edges send")
-        for feeder in feeders.values():
-            if feeder.ended():
-                raise feeder.failure(f"ended with code {feeder.ended()}")
+            self._tick(stage, "devices speak")
+            share = (self._now(stage) - layout.day_start_ms(day)) / layout.MS_PER_DAY
+            if done := stage.edges.step(share):
+                self._display.say(done)
+        for child in devices.values():
+            if child.ended():
+                raise child.failure(f"ended with code {child.ended()}")
+        while waiting := stage.edges.waiting():
+            if time.monotonic() > until:
+                raise DemoStopped(f"edges did not get rid of: {waiting}", remedy="read their logs")
+            self._tick(stage, "edges wait for the archive")
 
     def _wait_ready(self, stage: _Stage, url: str) -> None:
         until = time.monotonic() + READY_SECONDS
@@ -223,15 +239,17 @@ class Story:
         midnight = layout.day_end_ms(day) + GRACE_SECONDS * 1000
         until = time.monotonic() + (midnight - self._now(stage)) / 1000 + SEAL_SECONDS
         runs: dict[str, SealRun] = {}
-        missing = set(stage.tenants)
+        # The platform's own events (who read what) are sealed like all others.
+        awaited = {*stage.tenants, layout.PLATFORM_TENANT}
+        missing = set(awaited)
         while missing:
             if time.monotonic() > until:
                 raise _not_sealed(stage, missing, runs)
             doing = "the day ends" if self._now(stage) < midnight else "Dagster seals"
             self._tick(stage, doing)
             held = {tenant for tenant, sealed in stage.view.manifests if sealed == day}
-            missing = set(stage.tenants) - held
-        while missing := {t for t in stage.tenants if t not in runs or not runs[t].succeeded}:
+            missing = awaited - held
+        while missing := {t for t in awaited if t not in runs or not runs[t].succeeded}:
             if time.monotonic() > until:
                 raise _not_sealed(stage, missing, runs)
             self._tick(stage, "Dagster verifies")
@@ -272,7 +290,19 @@ class Story:
             proofs.prove_receipts(run, home, stage.tenants),
             proofs.prove_clean(run, home, heads),
             proofs.prove_damage(run, home, proofs.largest_part(stage.view, day)),
+            stage.edges.proof(table),
+            *questions.ask_all(self._scene(stage, run)),
         ]
+
+    def _scene(self, stage: _Stage, run: proofs.Run) -> questions.Scene:
+        """The tenant whose record holds a refused event; else the first."""
+        day = stage.state.day
+        manifests = {t: stage.view.manifests[t, day] for t in stage.tenants}
+        tenant_id = max(manifests, key=lambda t: (bool(manifests[t].links), t))
+        url = f"http://127.0.0.1:{stage.settings.query_port}"
+        return questions.Scene(
+            stage.home, url, tenant_id, manifests[tenant_id], run, lambda: self._tick(stage, "")
+        )
 
     # ----------------------------------------------------------------------------------- tell
 
@@ -347,13 +377,13 @@ def rows_of(stage: _Stage) -> dict[str, Row]:
     """Figures of the day that is played."""
     day, view, rows = stage.state.day, stage.view, {}
     for tenant_id in stage.tenants:
-        told = progress_of(stage.home.edges / tenant_id, day)
+        told = progress_of(stage.home.devices / tenant_id, day)
         sealed = view.manifests.get((tenant_id, day))
         rows[tenant_id] = Row(
             share=told.taken / told.planned if told.planned else 0.0,
             sent=told.sent,
-            acknowledged=told.accepted + told.refused,
-            refused=told.refused,
+            acknowledged=told.accepted,
+            refused=len(sealed.links) if sealed else 0,
             archived=view.archived[tenant_id, day],
             sealed=sealed.rows if sealed else 0,
         )

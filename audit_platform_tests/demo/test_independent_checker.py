@@ -18,9 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from audit_platform.demo import independent_checker
-from audit_platform.demo.edge_state import EdgeFolder
-from audit_platform.demo.feeder import Feeder, Pace, Plan
-from audit_platform.demo.sender import Sender
 from audit_platform.record import layout
 from audit_platform.record.deadletter import Body, Refusal, entries_for
 from audit_platform.record.event import link_of, stored_line
@@ -29,8 +26,8 @@ from audit_platform.record.manifest import SEALED, Manifest, NamedObject, Part
 from audit_platform.record.quarantine import QuarantineRow, to_table
 from audit_platform.record.ranges import RangeObject, RangeRecord
 from audit_platform.record.sealed import PartWriter, sort_order
-from audit_platform_tests.clocks import START_MS, ManualClock
-from audit_platform_tests.demo.gateway import API_KEY, Gateway, running
+from audit_platform_tests.clocks import START_MS
+from audit_platform_tests.demo.completed import Completed, completed
 
 TENANT = "eicu-79"
 DAY = layout.day_of(START_MS)
@@ -40,14 +37,12 @@ REFUSED = 8
 
 
 @pytest.fixture(scope="module")
-def fed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Gateway, Path]:
+def fed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Completed, Path]:
     """A day that was sent: what the gateway took, and the edge's folder with its receipts."""
     home = tmp_path_factory.mktemp("edge")
-    with running(Gateway(TENANT)) as gateway:
-        clock = ManualClock(START_MS + layout.MS_PER_DAY)
-        sender = Sender(gateway.url, API_KEY)
-        Feeder(Plan(TENANT, DAY), EdgeFolder(home), sender, Pace(clock)).run()
-    return gateway, home
+    made = completed(TENANT, DAY)
+    made.note(home)
+    return made, home
 
 
 def _part(lines: list[bytes]) -> bytes:
@@ -169,17 +164,17 @@ def test_the_checker_imports_the_standard_library_and_pyarrow_only() -> None:
     assert named - {"pyarrow"} <= set(sys.stdlib_module_names)
 
 
-def test_a_whole_day_is_clean(fed: tuple[Gateway, Path], tmp_path: Path) -> None:
+def test_a_whole_day_is_clean(fed: tuple[Completed, Path], tmp_path: Path) -> None:
     gateway, home = fed
     _seal(tmp_path, gateway.accepted_lines, gateway.refused_lines)
     code, result = _check(tmp_path, home, "--sent", str(home / "sent.ndjson"))
     assert (code, result["clean"]) == (0, True), result
-    assert result["acknowledged"] == 1140 == result["rows"] + result["quarantined"]
+    assert result["acknowledged"] == 1139 == result["rows"] + result["quarantined"]
     assert result["refused"] == result["quarantined"] == REFUSED
 
 
 def test_a_planted_loss_and_a_planted_double_show_as_one_and_one(
-    fed: tuple[Gateway, Path], tmp_path: Path
+    fed: tuple[Completed, Path], tmp_path: Path
 ) -> None:
     gateway, home = fed
     lines = list(gateway.accepted_lines)
@@ -192,7 +187,7 @@ def test_a_planted_loss_and_a_planted_double_show_as_one_and_one(
 
 
 def test_a_double_across_two_parts_of_a_day_is_found(
-    fed: tuple[Gateway, Path], tmp_path: Path
+    fed: tuple[Completed, Path], tmp_path: Path
 ) -> None:
     gateway, home = fed
     lines = gateway.accepted_lines
@@ -206,7 +201,7 @@ def test_a_double_across_two_parts_of_a_day_is_found(
     assert (code, result["twice"], result["lost"]) == (1, 1, 0)
 
 
-def test_a_lost_refusal_is_found(fed: tuple[Gateway, Path], tmp_path: Path) -> None:
+def test_a_lost_refusal_is_found(fed: tuple[Completed, Path], tmp_path: Path) -> None:
     gateway, home = fed
     _seal(tmp_path, gateway.accepted_lines, gateway.refused_lines[1:])
     code, result = _check(tmp_path, home)
@@ -214,7 +209,7 @@ def test_a_lost_refusal_is_found(fed: tuple[Gateway, Path], tmp_path: Path) -> N
 
 
 def test_a_refused_event_that_another_gateway_accepted_is_not_lost(
-    fed: tuple[Gateway, Path], tmp_path: Path
+    fed: tuple[Completed, Path], tmp_path: Path
 ) -> None:
     gateway, home = fed
     lines = [*gateway.accepted_lines, gateway.refused_lines[0]]
@@ -223,7 +218,7 @@ def test_a_refused_event_that_another_gateway_accepted_is_not_lost(
 
 
 def test_an_accepted_event_that_only_quarantine_holds_is_lost(
-    fed: tuple[Gateway, Path], tmp_path: Path
+    fed: tuple[Completed, Path], tmp_path: Path
 ) -> None:
     gateway, home = fed
     lines = gateway.accepted_lines
@@ -232,7 +227,7 @@ def test_an_accepted_event_that_only_quarantine_holds_is_lost(
     assert (code, result["lost"]) == (1, 1)
 
 
-def test_an_event_that_nobody_sent_is_found(fed: tuple[Gateway, Path], tmp_path: Path) -> None:
+def test_an_event_that_nobody_sent_is_found(fed: tuple[Completed, Path], tmp_path: Path) -> None:
     gateway, home = fed
     receipts = tmp_path / "some.ndjson"
     whole = (home / "receipts.ndjson").read_text().splitlines(keepends=True)
@@ -245,7 +240,7 @@ def test_an_event_that_nobody_sent_is_found(fed: tuple[Gateway, Path], tmp_path:
 
 
 def test_a_refused_event_that_nobody_sent_is_found(
-    fed: tuple[Gateway, Path], tmp_path: Path
+    fed: tuple[Completed, Path], tmp_path: Path
 ) -> None:
     gateway, home = fed
     receipts = tmp_path / "edge" / "receipts.ndjson"
@@ -260,7 +255,7 @@ def test_a_refused_event_that_nobody_sent_is_found(
 
 @pytest.mark.parametrize("column", ["payload", "device_id", "prev_hash", "event_hash"])
 def test_a_row_that_was_changed_with_its_manifest_is_found(
-    fed: tuple[Gateway, Path], tmp_path: Path, column: str
+    fed: tuple[Completed, Path], tmp_path: Path, column: str
 ) -> None:
     gateway, home = fed
     table = pq.read_table(pa.BufferReader(_part(gateway.accepted_lines)))
@@ -288,7 +283,7 @@ def test_a_row_that_was_changed_with_its_manifest_is_found(
 
 
 def test_an_object_that_is_not_the_named_one_is_found(
-    fed: tuple[Gateway, Path], tmp_path: Path
+    fed: tuple[Completed, Path], tmp_path: Path
 ) -> None:
     gateway, home = fed
     _seal(tmp_path, gateway.accepted_lines, gateway.refused_lines)
@@ -298,7 +293,7 @@ def test_an_object_that_is_not_the_named_one_is_found(
     assert (code, result["altered_objects"], result["twice"]) == (1, 1, 1)
 
 
-def test_the_highest_manifest_of_a_day_counts(fed: tuple[Gateway, Path], tmp_path: Path) -> None:
+def test_the_highest_manifest_of_a_day_counts(fed: tuple[Completed, Path], tmp_path: Path) -> None:
     gateway, home = fed
     _seal(tmp_path, gateway.accepted_lines, gateway.refused_lines)
     assert _check(tmp_path, home)[0] == 0
@@ -306,7 +301,7 @@ def test_the_highest_manifest_of_a_day_counts(fed: tuple[Gateway, Path], tmp_pat
     assert _check(tmp_path, home)[0] == 0
     _manifest(tmp_path, 10, [])
     code, result = _check(tmp_path, home)
-    assert (code, result["lost"]) == (1, 1140 - REFUSED)
+    assert (code, result["lost"]) == (1, 1139 - REFUSED)
 
 
 def _no_receipts(root: Path, home: Path) -> None:
@@ -338,7 +333,7 @@ def _torn_receipts(root: Path, home: Path) -> None:
     [_no_receipts, _no_objects, _no_part, _no_manifest_json, _no_parquet, _torn_receipts],
 )
 def test_a_check_that_could_not_read_everything_fails(
-    fed: tuple[Gateway, Path], tmp_path: Path, damage: Callable[[Path, Path], None]
+    fed: tuple[Completed, Path], tmp_path: Path, damage: Callable[[Path, Path], None]
 ) -> None:
     gateway, home = fed
     shutil.copytree(home, tmp_path / "edge")
@@ -351,14 +346,14 @@ def test_a_check_that_could_not_read_everything_fails(
 
 
 def test_a_receipt_that_was_being_written_promises_nothing(
-    fed: tuple[Gateway, Path], tmp_path: Path
+    fed: tuple[Completed, Path], tmp_path: Path
 ) -> None:
     gateway, home = fed
     _seal(tmp_path / "o", gateway.accepted_lines, gateway.refused_lines)
     torn = tmp_path / "receipts.ndjson"
     torn.write_bytes((home / "receipts.ndjson").read_bytes() + b'{"tenantId":"eicu-79","even')
     code, result = _check(tmp_path / "o", tmp_path)
-    assert (code, result["acknowledged"]) == (0, 1140)
+    assert (code, result["acknowledged"]) == (0, 1139)
 
 
 def test_a_large_line_in_pieces_in_two_objects_is_put_together(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from audit_platform.demo.mapping import tenant_ids
 from audit_platform.demo.numbers import expected_numbers
 from audit_platform.settings import Settings
 
-#: Real seconds of the day: as fast as two busy cores can start the feeders in.
+#: Real seconds of the day: as fast as two busy cores can start the devices in.
 DAY_SECONDS: Final = 30
 HOSPITALS: Final = 3
 
@@ -36,8 +36,11 @@ def _command(home: Path, *more: str) -> list[str]:
 
 def _environment(first_port: int) -> dict[str, str]:
     # Ports of its own: two demos at once would race for the same ones.
-    names = ("AUDIT_INGEST_PORT", "AUDIT_ARCHIVE_PORT", "AUDIT_UI_PORT")
-    return {**os.environ, **{name: str(first_port + n) for n, name in enumerate(names)}}
+    names = ("INGEST", "ARCHIVE", "UI", "INDEXER", "QUERY", "EDGE")
+    return {
+        **os.environ,
+        **{f"AUDIT_{name}_PORT": str(first_port + n) for n, name in enumerate(names)},
+    }
 
 
 def _left(home: Path) -> list[str]:
@@ -71,11 +74,16 @@ def test_the_first_command_plays_seals_and_proves_a_day_and_leaves_nothing_runni
     assert _left(home) == []
     assert not (home / "children.json").exists()
     tenants = tenant_ids()[:HOSPITALS]
-    assert _table(said) == _expected(tenants)
-    assert said.count("PROVED") == 5
+    table = _table(said)
+    duplicates = table["all"][4]
+    # Of the edge that was killed: sent again, counted once.
+    assert duplicates == table[tenants[1]][4] > 0
+    _compare(table, _expected(tenants))
+    assert said.count("PROVED") == 10
     assert "FAILED" not in said
     assert "verdict: every proof held" in said
-    assert f"{HOSPITALS} runs of seal_day, started by its sensor" in said
+    assert f"{HOSPITALS + 1} runs of seal_day, started by its sensor" in said
+    assert "events waited in the spool and came in order (0 of" in said
     assert "unaccounted 0 by the senders, 0 of" in said
     assert "lost 0, twice 0, not sent 0, altered 0" in said
     assert "clean; read" in said
@@ -91,16 +99,22 @@ def _table(said: str) -> dict[str, list[int]]:
     return {name: [int(n) for n in figures] for name, *figures in rows}
 
 
-def _expected(tenants: list[str]) -> dict[str, list[int]]:
-    """Sent, acknowledged, archived, sealed, duplicates, refused, unaccounted; from the excerpt."""
+def _expected(tenants: list[str]) -> dict[str, tuple[int, int]]:
+    """Sent and refused events of each tenant; from the excerpt."""
     numbers = expected_numbers()
-    table = {}
-    for tenant in tenants:
-        sent = numbers[tenant].sent + 1  # the edge's chain_start
-        refused = sum(numbers[tenant].refused.values())
-        table[tenant] = [sent, sent, sent, sent - refused, 0, refused, 0]
-    table["all"] = [sum(column) for column in zip(*table.values(), strict=True)]
+    table = {t: (numbers[t].sent, sum(numbers[t].refused.values())) for t in tenants}
+    table["all"] = (sum(s for s, _ in table.values()), sum(r for _, r in table.values()))
     return table
+
+
+def _compare(table: dict[str, list[int]], expected: dict[str, tuple[int, int]]) -> None:
+    assert table.keys() == expected.keys()
+    for tenant, (wanted, bad) in expected.items():
+        sent, acknowledged, archived, sealed, duplicates, refused, unaccounted = table[tenant]
+        assert (sent, acknowledged, refused, unaccounted) == (wanted, wanted, bad, 0)
+        own = sealed - (wanted - bad)  # what the edges said of themselves: at least that they began
+        assert own >= 1
+        assert archived == sealed + refused + duplicates
 
 
 def _next_run_can_go_on(home: Path, tenants: list[str]) -> None:
@@ -161,7 +175,7 @@ def test_a_service_that_dies_ends_the_demo_which_names_its_log_and_leaves_nothin
 ) -> None:
     home = tmp_path / "demo"
     with _start(home, 8581) as demo:
-        _wait_for(demo, "edges send")
+        _wait_for(demo, "devices speak")
         os.kill(orjson.loads((home / "children.json").read_bytes())[0], signal.SIGKILL)
         _, said = demo.communicate(timeout=LIMIT_SECONDS)
     assert demo.returncode == 1
@@ -174,13 +188,13 @@ def test_a_service_that_dies_ends_the_demo_which_names_its_log_and_leaves_nothin
 def test_a_demo_that_was_killed_does_not_wedge_the_next_one(tmp_path: Path) -> None:
     home = tmp_path / "demo"
     with _start(home, 8601) as killed:
-        _wait_for(killed, "edges send")
+        _wait_for(killed, "devices speak")
         killed.kill()
         killed.communicate(timeout=LIMIT_SECONDS)
     seen = DemoHome(home).load()
     assert seen is not None
     with _start(home, 8601) as demo:
-        _wait_for(demo, "edges send")
+        _wait_for(demo, "devices speak")
         demo.terminate()
         demo.communicate(timeout=LIMIT_SECONDS)
     assert demo.returncode == 130

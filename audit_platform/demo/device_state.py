@@ -1,10 +1,9 @@
-"""What the feeder remembers over a kill: key, heads, the batch on its way, what was sent, answers.
+"""What the devices remember over a kill: numbers, the batch on its way, what was sent, receipts.
 
-One folder per edge: `edge.key` (32 raw bytes as hex), `state.json` (replaced whole), `sent.ndjson`
-and `receipts.ndjson` (appended, fsynced). A batch is written down before it is sent and forgotten
-after its receipt is on disk; so one that a killed feeder left is sent again with the same bytes.
-Belongs here: these files. Does not: HTTP, pacing, making events (`feeder.py`). The full
-edge-gateway with its spool comes later; this is a sender with one batch on its way.
+One folder per tenant: `state.json` (replaced whole), `sent.ndjson` and `receipts.ndjson` (appended,
+fsynced). A batch is written down before it is sent and forgotten after its receipt is on disk; so
+one that a killed process left is sent again with the same bytes. Belongs here: these files. Does
+not: HTTP, pacing, making events (`devices.py`).
 Source: design section 4 (order, acknowledgement) and 6 (the sender keeps its own receipts).
 """
 
@@ -12,13 +11,12 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_platform.errors import SettingInvalid
 
@@ -26,11 +24,10 @@ FORMAT_VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
-class SentEvent:
-    """One event of a batch: its id and the lower-hex SHA-256 of its canonical bytes."""
+class SaidEvent:
+    """One event of a batch, by its eventId. Its eventHash is not known here: the edge completes."""
 
     event_id: str
-    event_hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +36,18 @@ class Batch:
 
     number: int
     body: bytes
-    events: tuple[SentEvent, ...]
+    events: tuple[SaidEvent, ...]
 
 
 @dataclass(slots=True)
-class EdgeState:
-    """What must survive: where each device's chain stands, and how far each day was taken.
+class DeviceState:
+    """What must survive: how far each device has counted, and how far each day was taken.
 
-    `heads` are lower-hex hashes, `next_sequence` the number that a device's next event gets,
-    `taken` by day the number of its events that were put into batches.
+    `next_sequence` is the number that a device's next event gets, `taken` by day the number of its
+    events that were put into batches.
     """
 
-    epoch: int = 0
     batches: int = 0
-    heads: dict[str, str] = field(default_factory=dict)
     next_sequence: dict[str, int] = field(default_factory=dict)
     taken: dict[str, int] = field(default_factory=dict)
     pending: Batch | None = None
@@ -62,14 +57,12 @@ class EdgeState:
         pending = self.pending and {
             "number": self.pending.number,
             "body": base64.b64encode(self.pending.body).decode("ascii"),
-            "events": [[e.event_id, e.event_hash] for e in self.pending.events],
+            "events": [e.event_id for e in self.pending.events],
         }
         return orjson.dumps(
             {
                 "version": FORMAT_VERSION,
-                "epoch": self.epoch,
                 "batches": self.batches,
-                "heads": self.heads,
                 "nextSequence": self.next_sequence,
                 "taken": self.taken,
                 "pending": pending,
@@ -77,22 +70,20 @@ class EdgeState:
         )
 
     @classmethod
-    def from_bytes(cls, where: Path, data: bytes) -> EdgeState:
+    def from_bytes(cls, where: Path, data: bytes) -> DeviceState:
         """Parse a state file. Raises `SettingInvalid` for one that is not ours."""
         try:
             value = orjson.loads(data)
             version, pending = value["version"], value["pending"]
             state = cls(
-                epoch=int(value["epoch"]),
                 batches=int(value["batches"]),
-                heads=dict(value["heads"]),
                 next_sequence=dict(value["nextSequence"]),
                 taken=dict(value["taken"]),
                 pending=pending
                 and Batch(
                     int(pending["number"]),
                     base64.b64decode(pending["body"], validate=True),
-                    tuple(SentEvent(*e) for e in pending["events"]),
+                    tuple(SaidEvent(e) for e in pending["events"]),
                 ),
             )
         except (ValueError, KeyError, TypeError) as e:
@@ -103,11 +94,11 @@ class EdgeState:
 
 
 def _not_a_state(where: Path, found: str) -> SettingInvalid:
-    return SettingInvalid(str(where), found, "a feeder's state; start afresh with another folder")
+    return SettingInvalid(str(where), found, "the devices' state; start afresh with another folder")
 
 
-class EdgeFolder:
-    """The files of one edge. Used by one feeder at a time."""
+class DeviceFolder:
+    """The files of one tenant's devices. Used by one process at a time."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -117,15 +108,15 @@ class EdgeFolder:
         self.progress_path = home / "progress.json"
         home.mkdir(parents=True, exist_ok=True)
 
-    def load(self) -> EdgeState:
+    def load(self) -> DeviceState:
         """The state as last stored, agreed with the lists that a kill may have left behind.
 
         A batch on its way whose receipt is complete is on its way no more. Otherwise it will be
         sent again, and its lines written again: what the lists have of it is cut off.
         """
         if not self.state_path.exists():
-            return EdgeState()
-        state = EdgeState.from_bytes(self.state_path, self.state_path.read_bytes())
+            return DeviceState()
+        state = DeviceState.from_bytes(self.state_path, self.state_path.read_bytes())
         if state.pending and _last_complete(self.receipts_path) == state.pending.number:
             state.pending = None
         done = state.batches - (state.pending is not None)
@@ -133,7 +124,7 @@ class EdgeFolder:
         _keep_lines(self.receipts_path, done)
         return state
 
-    def store(self, state: EdgeState) -> None:
+    def store(self, state: DeviceState) -> None:
         """Replace the state file; durable on return."""
         _replace(self.state_path, state.to_bytes())
 
@@ -142,45 +133,29 @@ class EdgeFolder:
         _append(
             self.sent_path,
             (
-                {
-                    "tenantId": tenant_id,
-                    "eventId": e.event_id,
-                    "eventHash": e.event_hash,
-                    "batch": batch.number,
-                }
+                {"tenantId": tenant_id, "eventId": e.event_id, "batch": batch.number}
                 for e in batch.events
             ),
         )
 
-    def note_receipt(self, batch: Batch, lines: Iterable[dict[str, Any]]) -> None:
-        """Write down what was acknowledged; durable on return. The last line ends the batch."""
-        _append(self.receipts_path, ({**line, "batch": batch.number} for line in lines))
+    def note_receipt(self, tenant_id: str, batch: Batch, outcomes: Sequence[str]) -> None:
+        """Write down what the edge answered to each event; durable on return."""
+        lines: list[dict[str, Any]] = [
+            {
+                "tenantId": tenant_id,
+                "eventId": event.event_id,
+                "outcome": outcome,
+                "batch": batch.number,
+            }
+            for event, outcome in zip(batch.events, outcomes, strict=True)
+        ]
+        _append(self.receipts_path, [*lines, {"complete": True, "batch": batch.number}])
 
     def show(self, progress: dict[str, Any]) -> None:
         """Replace the progress file; it may be lost."""
         draft = self.progress_path.with_suffix(".new")
         draft.write_bytes(orjson.dumps(progress))
         draft.replace(self.progress_path)
-
-
-def edge_key(home: Path) -> Ed25519PrivateKey:
-    """The edge's signing key; made on first use. Raises `SettingInvalid` for a damaged file."""
-    path = home / "edge.key"
-    if not path.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        secret = Ed25519PrivateKey.generate().private_bytes_raw()
-        _replace(path, secret.hex().encode("ascii"))
-    try:
-        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text("ascii")))
-    except ValueError as e:
-        raise SettingInvalid(
-            str(path), "no key", "64 hex digits; without the file the edge makes a key to register"
-        ) from e
-
-
-def edge_public_key(home: Path) -> bytes:
-    """The 32-byte public key to register for this edge; the key is made when missing."""
-    return edge_key(home).public_key().public_bytes_raw()
 
 
 # -------------------------------------------------------------------------------------- files
@@ -216,12 +191,12 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def _last_complete(path: Path) -> int:
-    """Number of the last batch whose receipt is whole: its last line names log records."""
+    """Number of the last batch whose receipt is whole: its last line says so."""
     last = 0
     if path.exists():
         with path.open("rb") as opened:
             for line in opened:
-                if line.endswith(b"\n") and b'"records"' in line:
+                if line.endswith(b"\n") and b'"complete"' in line:
                     last = int(orjson.loads(line)["batch"])
     return last
 

@@ -1,0 +1,273 @@
+"""The list of all that parses bytes from outside: one target each, with good samples.
+
+A target returns when the bytes were judged, one way or the other; only the errors that its parser
+promises are caught. Add a target with each new parser: `test_fuzz.py` compares the list with the
+code's own `from_bytes`, `parse_…` and `decode…` functions. Belongs here: targets and samples. Does
+not: how bytes are changed (`test_fuzz.py`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from audit_platform.adapters.embedded import segments
+from audit_platform.adapters.embedded.object_folder import VersionRecord
+from audit_platform.adapters.embedded.partition import Mark
+from audit_platform.errors import EventRefused, RecordMalformed
+from audit_platform.operations.coverage import parse_record
+from audit_platform.ports import ObjectVersion
+from audit_platform.record import deadletter, quarantine
+from audit_platform.record.canonical import parse_strict
+from audit_platform.record.event import check_event, complete_event, link_of
+from audit_platform.record.lines import parse_stored
+from audit_platform.record.manifest import Manifest
+from audit_platform.record.partcheck import check_part
+from audit_platform.record.ranges import Closing, Generation, RangeRecord
+from audit_platform.record.schemas import registry
+from audit_platform.record.typed import TypedPayloads
+from audit_platform.services.ingest_body import BodyChecker, decompressed
+from audit_platform.services.ingest_problems import Problem
+
+GOLDEN: Final = Path(__file__).parents[1] / "golden" / "v1" / "objects"
+TENANT: Final = "north"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`judge` takes any bytes; `samples` are good ones; `parsers` names the code that it covers."""
+
+    name: str
+    judge: Callable[[bytes], object]
+    samples: Callable[[], list[bytes]]
+    parsers: tuple[str, ...]
+
+
+# ---------------------------------------------------------------------------------------- samples
+
+
+def _golden(pattern: str) -> list[bytes]:
+    found = sorted(p for p in GOLDEN.rglob(pattern) if p.is_file())
+    assert found, pattern
+    return [p.read_bytes() for p in found[:4]]
+
+
+def _line(payload: object) -> bytes:
+    return complete_event(
+        {
+            "deviceId": "pump-1",
+            "eventType": "heartbeat",
+            "eventVersion": 1,
+            "eventTime": "2026-03-01T00:00:00.000Z",
+            "sequenceNumber": 7,
+            "payload": payload,
+        },
+        tenant_id=TENANT,
+        hospital_id="h-1",
+        chain_id="0123456789abcdef",
+        prev_hash="0" * 64,
+        criticality="low",
+    ).canonical
+
+
+@cache
+def _events() -> list[bytes]:
+    return [_line({"batteryPercent": 80}), _line({"batteryPercent": 1.5, "x": {"ü": [1, None]}})]
+
+
+def _stored() -> list[bytes]:
+    time = b'"ingestionTime":"2026-03-01T00:00:00.000Z","payload"'
+    return [b"".join(e.replace(b'"payload"', time) + b"\n" for e in _events())]
+
+
+def _body() -> list[bytes]:
+    return [b"".join(e + b"\n" for e in _events())]
+
+
+def _entries() -> list[bytes]:
+    body = deadletter.Body(TENANT, 5, "gateway", "b" * 64)
+    refusal = deadletter.Refusal("schema_violation", "payload", "why", "fix it")
+    entries = deadletter.entries_for(body, 1, _events()[0], refusal, link_of(_events()[0], TENANT))
+    return [value for value, _ in deadletter.record_values(entries)]
+
+
+def _segment() -> list[bytes]:
+    records = [segments.encode_record(5, {"v": "1"}, b"value" * 9)]
+    header = segments.new_header(0)
+    parsed = segments.parse_header(header)
+    assert parsed is not None
+    frame = segments.encode_frame(parsed.tag, 0, segments.compress(records))
+    return [header + frame]
+
+
+def _version_records() -> list[bytes]:
+    seen = ObjectVersion(
+        key="a/b",
+        version_id="1-0123",
+        size=1,
+        sha256="0" * 64,
+        created_ms=2,
+        is_delete_marker=False,
+        retain_until_ms=3,
+        legal_hold=False,
+    )
+    return [VersionRecord(seen, 1, "draft").to_bytes()]
+
+
+# --------------------------------------------------------------------------------------- targets
+
+
+def _strict(data: bytes) -> None:
+    with suppress(EventRefused):
+        parse_strict(data)
+
+
+def _event(data: bytes) -> None:
+    with suppress(EventRefused):
+        check_event(data, TENANT)
+    link_of(data, TENANT)
+
+
+@cache
+def _checker() -> BodyChecker:
+    return BodyChecker(registry(), "gateway", 2, 2)
+
+
+def _checked(data: bytes) -> None:
+    with suppress(Problem):
+        checked = _checker().check(data, TENANT, 1_772_323_200_000)
+        assert checked.events or checked.dead_letters
+
+
+def _zstd(data: bytes) -> None:
+    with suppress(Problem):
+        decompressed(data)
+
+
+def _lines(data: bytes) -> None:
+    parsed = parse_stored(data, TENANT)
+    assert parsed.batch.num_rows >= 0
+
+
+def _dead_letters(data: bytes) -> None:
+    with suppress(RecordMalformed):
+        deadletter.assemble(deadletter.record_entries(data))
+
+
+def _record(parse: Callable[[str, bytes], object]) -> Callable[[bytes], None]:
+    def judge(data: bytes) -> None:
+        with suppress(RecordMalformed):
+            parse("a record", data)
+
+    return judge
+
+
+def _range_by_key(data: bytes) -> None:
+    with suppress(RecordMalformed):
+        parse_record("landing/v1/ranges/g1/p0/o00000000000000000000.json", data)
+
+
+def _part(data: bytes) -> None:
+    check_part(io.BytesIO(data), TENANT, None)
+
+
+def _quarantine(data: bytes) -> None:
+    with suppress(RecordMalformed, pa.ArrowException, OSError, ValueError):
+        quarantine.from_table(pq.ParquetFile(io.BytesIO(data)).read(use_threads=False), TENANT)
+
+
+def _frames(data: bytes) -> None:
+    header = segments.parse_header(data)
+    frame = segments.parse_frame(data[segments.HEADER_BYTES :], segments.HEADER_BYTES, None)
+    if header is not None and frame is not None:
+        body = data[segments.HEADER_BYTES + segments.FRAME_HEADER_BYTES :]
+        segments.decode_records(frame, body[: frame.body_bytes], frame.first_offset)
+
+
+def _version(data: bytes) -> None:
+    with suppress(ValueError):
+        VersionRecord.from_bytes(data)
+
+
+def _typed(data: bytes) -> None:
+    schema = json.loads(
+        Path(__file__)
+        .parents[2]
+        .joinpath("audit_platform/schemas/vital_reading/1.json")
+        .read_bytes()
+    )
+    TypedPayloads(schema).are_good(data, 1)
+
+
+def targets() -> Iterator[Target]:
+    """Every target."""
+    yield Target("strict JSON", _strict, _events, ("parse_strict",))
+    yield Target("an event", _event, _events, ("check_event", "link_of"))
+    yield Target("a body", _checked, _body, ("BodyChecker.check",))
+    yield Target(
+        "a compressed body",
+        _zstd,
+        lambda: [zstandard.compress(b) for b in _body()],
+        ("decompressed",),
+    )
+    yield Target("stored lines", _lines, _stored, ("parse_stored",))
+    yield Target("dead letters", _dead_letters, _entries, ("assemble", "record_entries"))
+    yield Target(
+        "a manifest",
+        _record(Manifest.from_bytes),
+        lambda: _golden("manifests/*.json"),
+        ("Manifest.from_bytes",),
+    )
+    yield Target(
+        "a range record",
+        _record(RangeRecord.from_bytes),
+        lambda: _golden("ranges/**/*.json"),
+        ("RangeRecord.from_bytes",),
+    )
+    yield Target(
+        "a range record of a key",
+        _range_by_key,
+        lambda: _golden("ranges/**/*.json"),
+        ("parse_record",),
+    )
+    yield Target(
+        "a closing",
+        _record(Closing.from_bytes),
+        lambda: _golden("closed/*.json"),
+        ("Closing.from_bytes",),
+    )
+    yield Target(
+        "a generation",
+        _record(Generation.from_bytes),
+        lambda: _golden("generations/*.json"),
+        ("Generation.from_bytes",),
+    )
+    yield Target("a sealed part", _part, lambda: _golden("part-*.parquet"), ("check_part",))
+    yield Target(
+        "a log segment", _frames, _segment, ("parse_header", "parse_frame", "decode_records")
+    )
+    yield Target(
+        "a mark", Mark.from_bytes, lambda: [Mark(0, 9, 9).to_bytes()], ("Mark.from_bytes",)
+    )
+    yield Target(
+        "a version record",
+        _version,
+        _version_records,
+        ("VersionRecord.from_bytes",),
+    )
+    yield Target(
+        "a typed payload",
+        _typed,
+        lambda: [b'{"reading":{"spo2":{"unit":"%","value":97}},"stayId":"stay-1"}\n'],
+        ("TypedPayloads",),
+    )

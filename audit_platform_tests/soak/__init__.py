@@ -1,0 +1,1 @@
+"""Random kills of real processes under load; `make soak` does many, CI does 25."""
