@@ -15,7 +15,7 @@ help: ## what each command does
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
 	@echo
-	@echo "Options: demo EXIT=1 (stop by itself), demo FRESH=1 (forget earlier runs), test TESTS=path"
+	@echo "Options: demo EXIT=1 (stop by itself), demo FRESH=1 (forget earlier runs), demo HOSPITALS=6, test TESTS=path"
 
 $(STAMP): requirements.lock requirements-uv.lock pyproject.toml deploy/setup.sh
 	@bash deploy/setup.sh
@@ -24,7 +24,7 @@ $(STAMP): requirements.lock requirements-uv.lock pyproject.toml deploy/setup.sh
 setup: $(STAMP) ## virtual environment with locked dependencies, in .venv
 
 demo: $(STAMP) ## a day of real bedside data: in, sealed, signed, verified; Dagster stays up until Ctrl-C
-	@$(RUN)/python -m audit_platform.demo $(if $(EXIT),--exit) $(if $(FRESH),--fresh)
+	@$(RUN)/python -m audit_platform.demo $(if $(EXIT),--exit) $(if $(FRESH),--fresh) $(if $(HOSPITALS),--hospitals $(HOSPITALS))
 
 dagster: $(STAMP) ## Dagster's UI on the data of the demo
 	@settings="$$($(RUN)/python -m audit_platform.demo --print-environment)"; eval "$$settings"; $(RUN)/dagster dev

@@ -8,7 +8,7 @@ from audit_platform.commands._shared import settings
 
 
 @click.command(
-    epilog="Example: AUDIT_EDGE_TENANT=north AUDIT_EDGE_HOSPITAL=h-1 audit-platform edge-gateway"
+    epilog="Example: audit-platform edge-gateway"
 )
 def command() -> None:
     """Run the service that takes events of one site's devices.

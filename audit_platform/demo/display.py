@@ -6,7 +6,7 @@ Belongs here: how it looks. Does not: where figures come from (`record_view.py`,
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from audit_platform.demo.proofs import TenantFigures
 from audit_platform.record.times import format_time_ms
 
 #: Without a terminal a line is printed this often: enough to see that it moves.
@@ -86,3 +87,16 @@ def _table(title: str, rows: Mapping[str, Row]) -> Table:
         figures = (row.sent, row.acknowledged, row.archived, row.refused, row.sealed)
         table.add_row(tenant, *map(str, figures), "█" * done + "·" * (20 - done))
     return table
+
+
+def figures_table(table: Sequence[TenantFigures], title: str) -> Table:
+    """The last table, with a line of sums."""
+    names = ("sent", "acknowledged", "archived", "sealed", "duplicates", "refused", "unaccounted")
+    shown = Table(title=title, title_justify="left", show_footer=True)
+    shown.add_column("tenant", footer="all")
+    for name in names:
+        total = sum(getattr(f, name) for f in table)
+        shown.add_column(name, justify="right", footer=str(total))
+    for f in table:
+        shown.add_row(f.tenant_id, *(str(getattr(f, name)) for name in names))
+    return shown

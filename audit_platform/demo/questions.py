@@ -69,6 +69,17 @@ def ask_all(scene: Scene) -> list[Proof]:
     return [*proofs, _reads(scene, asked_from)]
 
 
+def search_by_investigator(home: DemoHome, url: str, tenant_id: str) -> int | None:
+    """Events that a tenant's investigator finds now, a page at most; None while nobody answers."""
+    headers = _authorization(investigator_file(home, tenant_id))
+    where = f"{url}/v1/tenants/{tenant_id}/events?limit=100"
+    try:
+        answer = urllib3.request("GET", where, headers=headers, timeout=_ASK_SECONDS, retries=False)
+        return len(orjson.loads(answer.data)["rows"]) if answer.status == _OK else None
+    except (urllib3.exceptions.HTTPError, orjson.JSONDecodeError):
+        return None
+
+
 # -------------------------------------------------------------------------------------- 5: tiers
 
 
@@ -197,9 +208,13 @@ def _query(parameters: Mapping[str, str]) -> str:
     return "&".join(f"{name}={quote(value)}" for name, value in parameters.items())
 
 
+def _authorization(file: Path) -> dict[str, str]:
+    return {"Authorization": f"Bearer {file.read_text('ascii').strip()}"}
+
+
 def _get(scene: Scene, path: str, *, as_auditor: bool = False) -> dict[str, Any]:
     file = (auditor_file if as_auditor else investigator_file)(scene.home, scene.tenant_id)
-    headers = {"Authorization": f"Bearer {file.read_text('ascii').strip()}"}
+    headers = _authorization(file)
     url = f"{scene.url}/v1/tenants/{scene.tenant_id}/{path}"
     try:
         answer = urllib3.request(

@@ -21,12 +21,11 @@ from typing import Final
 
 import urllib3
 from rich.console import Console
-from rich.table import Table
 
 from audit_platform.demo import proofs, questions, setup
 from audit_platform.demo.children import Child, Children, end_stale
 from audit_platform.demo.dagster_ui import DagsterSilent, DagsterUi, SealRun
-from audit_platform.demo.display import Display, Row
+from audit_platform.demo.display import Display, Row, figures_table
 from audit_platform.demo.edges import Edges
 from audit_platform.demo.home import DemoHome, DemoStopped, State, clock_text, scaled_clock
 from audit_platform.demo.mapping import hospitals
@@ -56,6 +55,9 @@ READY_SECONDS: Final = 90.0
 #: closing to its runs' end (30 s alone on two cores; one retry after a minute).
 DEVICES_SECONDS: Final = 120.0
 SEAL_SECONDS: Final = 300.0
+
+#: Share of the day at which somebody searches.
+LOOK_AT: Final = 0.6
 
 #: Lines of a proof that are shown; the first ones name the place.
 SHOWN_FINDINGS: Final = 4
@@ -107,6 +109,11 @@ class _Stage:
                 raise self.storage.failure(f"ended with code {code}")
             self.storage = None
             self.serve(self.dagster)
+
+    @property
+    def query_url(self) -> str:
+        """Where query-api answers."""
+        return f"http://127.0.0.1:{self.settings.query_port}"
 
     @property
     def tenants(self) -> list[str]:
@@ -201,6 +208,7 @@ class Story:
             for tenant_id in stage.tenants
         }
         until = time.monotonic() + self._options.day_seconds + DEVICES_SECONDS
+        looked = False
         while running := [c for c in devices.values() if c.ended() is None]:
             if time.monotonic() > until:
                 raise running[0].failure("did not finish in time")
@@ -208,6 +216,8 @@ class Story:
             share = (self._now(stage) - layout.day_start_ms(day)) / layout.MS_PER_DAY
             if done := stage.edges.step(share):
                 self._display.say(done)
+            if share >= LOOK_AT and not looked:
+                looked = self._look_at(stage)
         for child in devices.values():
             if child.ended():
                 raise child.failure(f"ended with code {child.ended()}")
@@ -215,6 +225,13 @@ class Story:
             if time.monotonic() > until:
                 raise DemoStopped(f"edges did not get rid of: {waiting}", remedy="read their logs")
             self._tick(stage, "edges wait for the archive")
+
+    def _look_at(self, stage: _Stage) -> bool:
+        """Somebody searches while the day runs: a read is an event, and sealed with the day."""
+        found = questions.search_by_investigator(stage.home, stage.query_url, stage.tenants[0])
+        if found is not None:
+            self._display.say(f"an investigator of {stage.tenants[0]} searches: {found} events")
+        return found is not None
 
     def _wait_ready(self, stage: _Stage, url: str) -> None:
         until = time.monotonic() + READY_SECONDS
@@ -240,7 +257,9 @@ class Story:
         until = time.monotonic() + (midnight - self._now(stage)) / 1000 + SEAL_SECONDS
         runs: dict[str, SealRun] = {}
         # The platform's own events (who read what) are sealed like all others.
-        awaited = {*stage.tenants, layout.PLATFORM_TENANT}
+        awaited = {*stage.tenants}
+        if stage.view.archived[layout.PLATFORM_TENANT, day]:
+            awaited.add(layout.PLATFORM_TENANT)
         missing = set(awaited)
         while missing:
             if time.monotonic() > until:
@@ -299,9 +318,13 @@ class Story:
         day = stage.state.day
         manifests = {t: stage.view.manifests[t, day] for t in stage.tenants}
         tenant_id = max(manifests, key=lambda t: (bool(manifests[t].links), t))
-        url = f"http://127.0.0.1:{stage.settings.query_port}"
         return questions.Scene(
-            stage.home, url, tenant_id, manifests[tenant_id], run, lambda: self._tick(stage, "")
+            stage.home,
+            stage.query_url,
+            tenant_id,
+            manifests[tenant_id],
+            run,
+            lambda: self._tick(stage, ""),
         )
 
     # ----------------------------------------------------------------------------------- tell
@@ -388,19 +411,6 @@ def rows_of(stage: _Stage) -> dict[str, Row]:
             sealed=sealed.rows if sealed else 0,
         )
     return rows
-
-
-def figures_table(table: Sequence[TenantFigures], title: str) -> Table:
-    """The last table, with a line of sums."""
-    names = ("sent", "acknowledged", "archived", "sealed", "duplicates", "refused", "unaccounted")
-    shown = Table(title=title, title_justify="left", show_footer=True)
-    shown.add_column("tenant", footer="all")
-    for name in names:
-        total = sum(getattr(f, name) for f in table)
-        shown.add_column(name, justify="right", footer=str(total))
-    for f in table:
-        shown.add_row(f.tenant_id, *(str(getattr(f, name)) for name in names))
-    return shown
 
 
 def _not_sealed(stage: _Stage, missing: set[str], runs: Mapping[str, SealRun]) -> DemoStopped:

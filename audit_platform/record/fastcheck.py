@@ -3,35 +3,37 @@
 `check_event` and the schema registry are the truth, one line at a time. `FastCheck` looks at a
 block of lines together, for about half the price, and says of each line either "good", with the
 same result, or "not sure"; it never refuses and never names a fault. Tests hold the two equal.
-Belongs here: the pattern over a block, payloads and hashes by the block. Does not: what is wrong
-with a line (`event.py`, `envelope.py`), reading log records (`lines.py`).
+Belongs here: the pattern over a block, and comparing what lines say with what they must. Does not:
+columns of hashes (`derived.py`), canonical payloads (`together.py`), what is wrong with a line
+(`event.py`, `envelope.py`), reading log records (`lines.py`).
 Source: design section 3; RFC 8785; measured limits, sections 1 to 3 and 11.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-import orjson
 
-from audit_platform.record.canonical import MAX_DEPTH, MAX_SAFE_INTEGER, load_canonical
+from audit_platform.record.canonical import MAX_SAFE_INTEGER
 from audit_platform.record.columns import Ints, Mask
+from audit_platform.record.derived import (
+    EventTimes,
+    Text,
+    event_id_rows,
+    hex_rows,
+    sha256_rows,
+)
 from audit_platform.record.event import MAX_EVENT_BYTES
 from audit_platform.record.layout import partition_of
 from audit_platform.record.schemas import EventSchema, SchemaRegistry
-from audit_platform.record.times import parse_time_ms
-
-Text = npt.NDArray[np.uint8]
+from audit_platform.record.together import canonical_values, doubtful_numbers
 
 #: Bytes looked at together, about 500 events: enough that a call for all costs next to nothing a
 #: line, few enough that what is made of them stays in the processor's cache.
@@ -53,27 +55,9 @@ _KIND: Final = re.compile(
 )
 
 
-#: Between two payloads that are decoded together: a text that only this process knows. Without
-#: digits or brackets, which `_doubtful` looks for.
-_FENCE: Final = "".join(secrets.choice("ghijklmnopqrstuv") for _ in range(20))
-_FENCE_BYTES: Final = b',"%b",' % _FENCE.encode("ascii")
-
-_FIRST_BEYOND_BMP: Final = 0xF0  # as the first byte of a character
 _HEX_DIGITS: Final = b"0123456789abcdef"
-_ENDS_NUMBER: Final = np.isin(np.arange(256), np.frombuffer(b",]}", np.uint8))
-_HEX_OF_BYTE: Final = np.frombuffer(bytes(range(256)).hex().encode(), np.uint16)
-
-#: Characters of a time up to its seconds, and what of `SS.mmmZ` behind them is a digit and counts
-#: how many milliseconds.
-_MINUTE: Final = 17
-_DIGITS: Final = [0, 1, 3, 4, 5]
-_MILLISECONDS: Final = np.array([10_000, 1000, 100, 10, 1])
-_LARGEST_DIGITS: Final = np.array([5, 9, 9, 9, 9], np.uint8)
-_NO_TIME: Final = -(2**62)
-_UNKNOWN: Final = -(2**61)
+_UNKNOWN: Final = -2
 _NO_HOME: Final = -1
-
-_UUID_DIGITS: Final = [n for n in range(36) if n not in {8, 13, 18, 23}]
 
 
 @lru_cache(maxsize=_PATTERNS)
@@ -128,7 +112,7 @@ class FastCheck:
         self._partitions = partitions
         self._known_types = frozenset(registry.known())
         self._known_schemas: dict[tuple[bytes, bytes], _Schema] = {}
-        self._minutes: dict[bytes, int] = {}
+        self._times = EventTimes()
         self._devices: dict[str, dict[bytes, int]] = {}
         self._device_count = 0
 
@@ -152,11 +136,11 @@ class FastCheck:
         heads, checksums, devices, ids, times, kinds, tails, payloads, prevs, refs, numbers = (
             columns
         )
-        ms, good = self._event_times(times)
-        good &= _equal_rows(_hex(_sha256(payloads)), checksums)
+        ms, good = self._times.ms(times)
+        good &= _equal_rows(hex_rows(sha256_rows(payloads)), checksums)
         tenants = repeat(tenant_id.encode("ascii"), len(found))
         said = map(b"\n".join, zip(tenants, devices, times, numbers, checksums, strict=True))
-        good &= _equal_rows(_event_ids(ms, _sha256(said)), ids)
+        good &= _equal_rows(event_id_rows(ms, sha256_rows(said)), ids)
         if b"".join(prevs).translate(None, _HEX_DIGITS):
             good &= np.array([not prev.translate(None, _HEX_DIGITS) for prev in prevs])
         if max(map(len, numbers)) >= _DIGITS_OF_MAX:
@@ -199,26 +183,6 @@ class FastCheck:
             return _NO_HOME
         return partition_of(tenant_id, device.decode("ascii"), self._partitions)
 
-    def _event_times(self, times: Sequence[bytes]) -> tuple[Ints, Mask]:
-        """Milliseconds since 1970 of time texts of 24 bytes, and where they are times."""
-        known = self._minutes
-        minutes = [text[:_MINUTE] for text in times]
-        ms = [known.get(minute, _UNKNOWN) for minute in minutes]
-        if _UNKNOWN in ms:
-            new = {minute for minute in minutes if minute not in known}
-            if len(known) + len(new) > MAX_REMEMBERED:
-                known.clear()
-                new = set(minutes)
-            for minute in new:
-                known[minute] = _minute_ms(minute)
-            ms = [known[minute] for minute in minutes]
-        text = np.frombuffer(b"".join(times), np.uint8).reshape(-1, 24)[:, _MINUTE:]
-        digits = text[:, _DIGITS] - np.uint8(ord("0"))  # what is no digit becomes 10 or more
-        at = np.array(ms, np.int64)
-        good = (at != _NO_TIME) & (digits <= _LARGEST_DIGITS).all(1)
-        good &= (text[:, 2] == ord(".")) & (text[:, 6] == ord("Z"))
-        return at + digits @ _MILLISECONDS, good
-
     def _schemas(self, kinds: Sequence[bytes], refs: Sequence[bytes]) -> list[_Schema]:
         """What judges each payload: the schema of the event's type, when it is the one named."""
         known = self._known_schemas
@@ -243,13 +207,6 @@ class FastCheck:
             return None
         schema = self._registry.get(name, version)
         return schema if schema.schema_ref.encode("ascii") == ref else None
-
-
-def _minute_ms(minute: bytes) -> int:
-    try:
-        return parse_time_ms(minute.decode("ascii") + "00.000Z")
-    except ValueError:
-        return _NO_TIME
 
 
 def _matches(
@@ -277,34 +234,10 @@ def _matches(
 # ----------------------------------------------------------------------------------- by the block
 
 
-def _sha256(texts: Iterable[bytes]) -> Text:
-    """SHA-256 of each, shape (n, 32)."""
-    sha256 = hashlib.sha256
-    digests = b"".join([sha256(text).digest() for text in texts])
-    return np.frombuffer(digests, np.uint8).reshape(-1, 32)
-
-
-def _hex(values: Text) -> Text:
-    """Lower hex of (n, width) bytes, shape (n, 2 * width)."""
-    return _HEX_OF_BYTE[values].view(np.uint8).reshape(len(values), values.shape[1] * 2)
-
-
 def _equal_rows(wanted: Text, sent: Iterable[bytes]) -> Mask:
     """Where (n, width) bytes are the texts that were sent, each `width` long."""
     equal: Mask = (wanted == np.frombuffer(b"".join(sent), np.uint8).reshape(wanted.shape)).all(1)
     return equal
-
-
-def _event_ids(ms: Ints, hashes: Text) -> Text:
-    """EventIds from times and the SHA-256 of what the devices said, shape (n, 36)."""
-    uuids = np.empty((len(ms), 16), np.uint8)
-    uuids[:, :6] = ms.astype(">i8").view(np.uint8).reshape(-1, 8)[:, 2:]
-    uuids[:, 6:] = hashes[:, :10]
-    uuids[:, 6] = uuids[:, 6] & 0x0F | 0x70
-    uuids[:, 8] = uuids[:, 8] & 0x3F | 0x80
-    text = np.full((len(ms), 36), ord("-"), np.uint8)
-    text[:, _UUID_DIGITS] = _hex(uuids)
-    return text
 
 
 # -------------------------------------------------------------------------------------- payloads
@@ -325,80 +258,11 @@ def _judge(payloads: Sequence[bytes], schemas: Sequence[_Schema], good: Mask) ->
         joined = b"\n".join([payloads[n] for n in rows]) + b"\n"
         if decoder is None or not decoder.are_good(joined, len(rows)):
             left.update(rows)
-    left.update(_doubtful_numbers(b"\n".join(payloads), payloads))
+    left.update(doubtful_numbers(b"\n".join(payloads), payloads))
     ordered = sorted(left)
-    values = _canonical_values([payloads[n] for n in ordered]) if ordered else []
+    values = canonical_values([payloads[n] for n in ordered]) if ordered else []
     for n, value in zip(ordered, values, strict=True):
         schema = schemas[n]
         if value is None or schema is None or not schema.validator.is_valid(value):
             good[n] = False
     return len(ordered)
-
-
-def _canonical_values(texts: Sequence[bytes]) -> list[Any]:
-    """The object of each payload whose bytes are certainly canonical, None for the others."""
-    # No sender can write the fence, so it marks where one payload ends and the next begins,
-    # whatever brackets stand in them.
-    joined = b"[%b]" % _FENCE_BYTES.join(texts)
-    try:
-        found = orjson.loads(joined)
-        # One comparison for all: sorted keys, no white space, no key twice, shortest numbers.
-        options = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
-        same = joined == orjson.dumps(found, option=options)
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-        same = False
-    if not same or len(found) != 2 * len(texts) - 1 or set(found[1::2]) - {_FENCE}:
-        return [load_canonical(text) for text in texts]
-    values: list[Any] = found[::2]
-    for n in sorted(_doubtful(joined, texts)):
-        values[n] = load_canonical(texts[n])
-    return values
-
-
-def _doubtful(joined: bytes, texts: Sequence[bytes]) -> set[int]:
-    """Payloads whose bytes orjson may write in another way than JCS, or that are nested deeply.
-
-    `joined` has a fence between each two of the texts.
-    """
-    data = np.frombuffer(joined, np.uint8)
-    # `[` and `{` differ in one bit. Counted also inside strings: then it is only looked at again.
-    brackets = np.flatnonzero(data | 0x20 == ord("{"))
-    # Where so many of them stand in less room than the longest payload, one may be nested deeply.
-    spread = brackets[MAX_DEPTH - 1 :] - brackets[: 1 - MAX_DEPTH]
-    deep = brackets[: len(spread)][spread < max(map(len, texts))]
-    odd = [deep, *_odd_places(joined)]
-    return _texts_at(np.concatenate(odd), texts, len(_FENCE_BYTES))
-
-
-def _doubtful_numbers(joined: bytes, texts: Sequence[bytes]) -> set[int]:
-    """The same for payloads that a typed decoder has seen: their depth is the schema's.
-
-    `joined` has a line feed between each two of the texts.
-    """
-    return _texts_at(np.concatenate(_odd_places(joined)), texts, 1)
-
-
-def _odd_places(joined: bytes) -> list[Ints]:
-    """Where an encoder may write in another way than JCS.
-
-    Those are numbers with an exponent, integral floats (`1.0`), keys beyond the BMP, and what only
-    looks so inside a string.
-    """
-    data = np.frombuffer(joined, np.uint8)
-    # A payload begins and ends with a bracket, so the bytes beside these places are there.
-    e = np.flatnonzero(data == ord("e"))
-    exponent = e[data[e - 1] - np.uint8(ord("0")) < 10]  # noqa: PLR2004 - ten digits
-    point = np.flatnonzero(data == ord("."))
-    point = point[data[point + 1] == ord("0")]
-    odd = [exponent, point[_ENDS_NUMBER[data[point + 2]]]]
-    if not joined.isascii():
-        odd.append(np.flatnonzero(data >= _FIRST_BEYOND_BMP))
-    return odd
-
-
-def _texts_at(places: Ints, texts: Sequence[bytes], fence: int) -> set[int]:
-    """Which of the texts those places are in; `fence` bytes stand between two texts."""
-    if not places.size:
-        return set()
-    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + fence)
-    return set(np.searchsorted(ends, places, side="right").tolist())

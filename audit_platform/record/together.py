@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from audit_platform.record.canonical import MAX_DEPTH
-from audit_platform.record.columns import Ints, Mask
+from audit_platform.record.canonical import MAX_DEPTH, load_canonical
+from audit_platform.record.columns import Ints
 
 #: Between two texts that stand together: one that only this process knows, so no sender can write
 #: it. Without digits or brackets, which are looked for below.
@@ -43,9 +43,9 @@ def decode_plain(texts: Sequence[bytes]) -> tuple[list[Any], Ints] | None:
         found = orjson.loads(joined)
     except orjson.JSONDecodeError:
         return None
-    if len(found) != 2 * len(texts) - 1 or found[1::2] != [_FENCE] * (len(texts) - 1):
+    if not _is_fenced(found, len(texts)):
         return None
-    return found[::2], _keys(joined, _ends(texts))
+    return found[::2], _keys(joined, _ends(texts, len(_FENCE_BYTES)))
 
 
 def encode_canonical(values: Sequence[Any]) -> tuple[list[bytes], Ints, set[int]] | None:
@@ -63,13 +63,43 @@ def encode_canonical(values: Sequence[Any]) -> tuple[list[bytes], Ints, set[int]
     except orjson.JSONEncodeError:
         return None
     texts = joined[1:-1].split(_FENCE_BYTES)
-    ends = _ends(texts)
-    return texts, _keys(joined, ends), _doubtful(joined, ends, max(map(len, texts)))
+    return texts, _keys(joined, _ends(texts, len(_FENCE_BYTES))), _doubtful(joined, texts)
 
 
-def _ends(texts: Sequence[bytes]) -> Ints:
-    """Where each text and the fence behind it end, in the joined bytes."""
-    ends: Ints = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + len(_FENCE_BYTES))
+def canonical_values(texts: Sequence[bytes]) -> list[Any]:
+    """The object of each text whose bytes are certainly canonical, None for the others."""
+    # No sender can write the fence, so it marks where one text ends and the next begins, whatever
+    # brackets stand in them.
+    joined = b"[%b]" % _FENCE_BYTES.join(texts)
+    try:
+        found = orjson.loads(joined)
+        # One comparison for all: sorted keys, no white space, no key twice, shortest numbers.
+        same = joined == orjson.dumps(found, option=_CANONICAL)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        same = False
+    if not same or not _is_fenced(found, len(texts)):
+        return [load_canonical(text) for text in texts]
+    values: list[Any] = found[::2]
+    for n in sorted(_doubtful(joined, texts)):
+        values[n] = load_canonical(texts[n])
+    return values
+
+
+def doubtful_numbers(joined: bytes, texts: Sequence[bytes]) -> set[int]:
+    """Texts that may not be canonical though a typed decoder, which knows their depth, took them.
+
+    `joined` has a line feed between each two of the texts, each of which is an object or an array.
+    """
+    return _texts_at(np.concatenate(_odd_places(joined)), texts, 1)
+
+
+def _is_fenced(found: list[Any], count: int) -> bool:
+    return len(found) == 2 * count - 1 and found[1::2] == [_FENCE] * (count - 1)
+
+
+def _ends(texts: Sequence[bytes], fence: int) -> Ints:
+    """Where each text and the fence behind it end, when they stand together."""
+    ends: Ints = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + fence)
     return ends
 
 
@@ -96,24 +126,38 @@ def _keys(joined: bytes, ends: Ints) -> Ints:
     return keys
 
 
-def _doubtful(joined: bytes, ends: Ints, longest: int) -> set[int]:
+def _doubtful(joined: bytes, texts: Sequence[bytes]) -> set[int]:
     """Texts that orjson may write in another way than JCS, or that are nested deeply.
+
+    `joined` has a fence between each two of the texts.
+    """
+    data = np.frombuffer(joined, np.uint8)
+    # `[` and `{` differ in one bit. Counted also inside strings: then it is only looked at again.
+    brackets = np.flatnonzero(data | 0x20 == ord("{"))
+    # Where so many of them stand in less room than the longest text, one may be nested deeply.
+    spread = brackets[MAX_DEPTH - 1 :] - brackets[: 1 - MAX_DEPTH]
+    deep = brackets[: len(spread)][spread < max(map(len, texts))]
+    return _texts_at(np.concatenate([deep, *_odd_places(joined)]), texts, len(_FENCE_BYTES))
+
+
+def _odd_places(joined: bytes) -> list[Ints]:
+    """Where an encoder may write in another way than JCS.
 
     Those are numbers with an exponent, integral floats (`1.0`), keys beyond the BMP, and what only
     looks so inside a string.
     """
     data = np.frombuffer(joined, np.uint8)
     # A text begins and ends with a bracket, so the bytes beside these places are there.
-    is_digit: Mask = data - np.uint8(ord("0")) < 10  # noqa: PLR2004 - ten digits
-    exponent = np.flatnonzero((data[1:] == ord("e")) & is_digit[:-1])
-    point = np.flatnonzero((data[:-2] == ord(".")) & (data[1:-1] == ord("0")))
+    e = np.flatnonzero(data == ord("e"))
+    exponent = e[data[e - 1] - np.uint8(ord("0")) < 10]  # noqa: PLR2004 - ten digits
+    point = np.flatnonzero(data == ord("."))
+    point = point[data[point + 1] == ord("0")]
     odd = [exponent, point[_ENDS_NUMBER[data[point + 2]]]]
     if not joined.isascii():
         odd.append(np.flatnonzero(data >= _FIRST_BEYOND_BMP))
-    # `[` and `{` differ in one bit. Counted also inside strings: then it is only looked at again.
-    brackets = np.flatnonzero(data | 0x20 == ord("{"))
-    # Where so many of them stand in less room than the longest text, one may be nested deeply.
-    spread = brackets[MAX_DEPTH - 1 :] - brackets[: 1 - MAX_DEPTH]
-    odd.append(brackets[: len(spread)][spread < longest])
-    at = np.concatenate(odd)
-    return set(_rows(at, ends).tolist()) if at.size else set()
+    return odd
+
+
+def _texts_at(places: Ints, texts: Sequence[bytes], fence: int) -> set[int]:
+    """Which of the texts those places are in; `fence` bytes stand between two texts."""
+    return set(_rows(places, _ends(texts, fence)).tolist()) if places.size else set()

@@ -18,11 +18,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from typing import Final, NamedTuple, Protocol
 
+import numpy as np
+
 from audit_platform.errors import RecordMalformed
+from audit_platform.record.columns import Ints
+from audit_platform.record.derived import event_id_rows, hex_rows, sha256_rows, texts_of
 from audit_platform.record.times import parse_time_ms
 
 _EVENTS: Final = "e1"
@@ -45,8 +49,7 @@ class HasData(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """What events of one sort have in common: pieces of the canonical line, and of the entry's.
 
     `tag` stands for all of it in the digest of what a device gave.
@@ -56,10 +59,10 @@ class Kind:
     version: int
     criticality: str
     schema_ref: str
-    after_checksum: str
-    after_time: str
-    after_prev: str
-    stored: str
+    after_checksum: bytes
+    after_time: bytes
+    after_prev: bytes
+    stored: bytes
     tag: int
 
 
@@ -68,18 +71,19 @@ def kind_of(
     event_type: str, version: int, criticality: str, schema_ref: str, hospital: str
 ) -> Kind:
     """The kind; without `schema_ref` it is `<eventType>/<version>`. All texts are well formed."""
-    stored = f"{event_type} {version} {criticality} {schema_ref}"
+    stored = f"{event_type} {version} {criticality} {schema_ref}".encode()
     named = schema_ref or f"{event_type}/{version}"
     return Kind(
         event_type,
         version,
         criticality,
         named,
-        f'","criticality":"{criticality}","deviceId":"',
-        f'","eventType":"{event_type}","eventVersion":{version},"hospitalId":"{hospital}","payload":',
-        f'","schemaRef":"{named}","sequenceNumber":',
+        f'","criticality":"{criticality}","deviceId":"'.encode(),
+        f'","eventType":"{event_type}","eventVersion":{version},'
+        f'"hospitalId":"{hospital}","payload":'.encode(),
+        f'","schemaRef":"{named}","sequenceNumber":'.encode(),
         stored,
-        int.from_bytes(hashlib.sha256(stored.encode()).digest()[:8], "big"),
+        int.from_bytes(hashlib.sha256(stored).digest()[:8], "big"),
     )
 
 
@@ -144,24 +148,144 @@ def id_beginning(event_time: str) -> str:
     return f"{digits[:8]}-{digits[8:]}-"
 
 
+class Ready(NamedTuple):
+    """An event that only wants its place: the canonical line, cut where the place comes in.
+
+    The line is `start_of(place)`, `before`, prevHash, `after`; `stored` is its line in an entry.
+    """
+
+    device_id: str
+    sequence: int
+    digest: int
+    criticality: str
+    before: bytes
+    after: bytes
+    stored: bytes
+
+
+def start_of(chain_id: str) -> bytes:
+    """What a canonical line of a chain begins with."""
+    return f'{{"chainId":"{chain_id}","checksum":"'.encode()
+
+
 def canonical(said: Said, named: Naming, place: Place, prev_hash: str) -> bytes:
     """The canonical event. `prev_hash` is lower hex."""
-    device, time, sequence, kind, payload, _ = said
-    return (
-        f'{{"chainId":"{place.chain_id}","checksum":"{named.checksum}{kind.after_checksum}{device}'
-        f'","eventId":"{named.event_id}","eventTime":"{time}{kind.after_time}{payload}'
-        f',"prevHash":"{prev_hash}{kind.after_prev}{sequence},"tenantId":"{place.tenant_id}"}}'
-    ).encode()
+    return b"%b%b%b%b" % (
+        start_of(place.chain_id),
+        _before(said, named),
+        prev_hash.encode(),
+        _after(said, place.tenant_id),
+    )
 
 
-def encode(place: Place, prev_hash: str, events: Sequence[Said]) -> bytes:
+def _before(said: Said, named: Naming) -> bytes:
+    device, time, _, kind, payload, _ = said
+    ids = f'{device}","eventId":"{named.event_id}","eventTime":"{time}'
+    return b'%b%b%b%b%b,"prevHash":"' % (
+        named.checksum.encode(),
+        kind.after_checksum,
+        ids.encode(),
+        kind.after_time,
+        payload.encode(),
+    )
+
+
+def _after(said: Said, tenant_id: str) -> bytes:
+    return b'%b%d,"tenantId":"%b"}' % (said.kind.after_prev, said.sequence, tenant_id.encode())
+
+
+def ready(said: Said, tenant_id: str) -> Ready:
+    """One event, ready to be placed."""
+    named = name(said, tenant_id)
+    return Ready(
+        said.device_id,
+        said.sequence,
+        named.digest,
+        said.kind.criticality,
+        _before(said, named),
+        _after(said, tenant_id),
+        stored_line(said),
+    )
+
+
+def stored_line(said: Said) -> bytes:
+    """The line of an event in an entry."""
+    _, time, sequence, kind, payload, stamped = said
+    return b"%b %d %b %b %b" % (
+        time.encode(),
+        sequence,
+        kind.stored,
+        b"s" if stamped else b"",
+        payload.encode(),
+    )
+
+
+def said_again(event: Ready, hospital_id: str) -> Said:
+    """What the device said, from its line in an entry."""
+    place = Place("", hospital_id, "", event.device_id)
+    return _said(event.stored.decode(), place)
+
+
+class Columns(NamedTuple):
+    """Events as their devices gave them, well formed, none of them stamped: one column a field.
+
+    Times are 24 bytes, `ms` the same as milliseconds since 1970, payloads canonical.
+    """
+
+    device_ids: Sequence[str]
+    devices: Sequence[bytes]
+    times: Sequence[bytes]
+    ms: Ints
+    sequences: Sequence[int]
+    numbers: Sequence[bytes]
+    kinds: Sequence[Kind]
+    payloads: Sequence[bytes]
+
+
+def ready_all(events: Columns, tenant_id: str) -> list[Ready]:
+    """`ready` of each, by the block; at least one."""
+    device_ids, devices, times, ms, sequences, numbers, kinds, payloads = events
+    _, _, criticalities, _, after_checksum, after_time, after_prev, kept, tags = zip(
+        *kinds, strict=True
+    )
+    tenant = tenant_id.encode()
+    checksums = texts_of(hex_rows(sha256_rows(payloads)))
+    hashes = sha256_rows(
+        map(b"\n".join, zip(repeat(tenant), devices, times, numbers, checksums, strict=False))
+    )
+    ids = texts_of(event_id_rows(ms, hashes))
+    digests = hashes.view(">u8")[:, -1].astype(np.uint64) ^ np.array(tags, np.uint64)
+    digests[digests == 0] = 1
+    before = map(
+        b"".join,
+        zip(
+            checksums,
+            after_checksum,
+            devices,
+            repeat(b'","eventId":"'),
+            ids,
+            repeat(b'","eventTime":"'),
+            times,
+            after_time,
+            payloads,
+            repeat(b',"prevHash":"'),
+            strict=False,
+        ),
+    )
+    end = b',"tenantId":"%b"}' % tenant
+    after = map(b"".join, zip(after_prev, numbers, repeat(end), strict=False))
+    stored = map(b" ".join, zip(times, numbers, kept, repeat(b""), payloads, strict=False))
+    rows = zip(
+        device_ids, sequences, digests.tolist(), criticalities, before, after, stored, strict=True
+    )
+    # Past the class's own __new__, which is Python code.
+    return list(map(tuple.__new__, repeat(Ready), rows))
+
+
+def encode(place: Place, prev_hash: str, stored: Sequence[bytes]) -> bytes:
     """The entry of events of one device in one chain, in order; the first names `prev_hash`."""
-    lines = [f"{_EVENTS} {' '.join(place)} {prev_hash}"]
-    lines += [
-        f"{time} {sequence} {kind.stored} {'s' if stamped else ''} {payload}"
-        for _, time, sequence, kind, payload, stamped in events
-    ]
-    return "\n".join(lines).encode()
+    head = f"{_EVENTS} {' '.join(place)} {prev_hash}"
+    return b"\n".join([head.encode(), *stored])
 
 
 def conflict_entry(line: bytes) -> bytes:
@@ -213,8 +337,7 @@ def lines_of(entry: HasData) -> list[bytes]:
     return lines
 
 
-@dataclass(frozen=True, slots=True)
-class LiveEntry:
+class LiveEntry(NamedTuple):
     """A spooled entry and its lines, fresh from the intake: nobody needs to read it again."""
 
     position: int

@@ -27,7 +27,7 @@ from audit_platform.record.edges import SIGNED_TYPES
 from audit_platform.record.schemas import registry
 from audit_platform.record.times import format_time_ms
 from audit_platform.services import edge_own
-from audit_platform.services.edge_entry import LiveEntry, Said, kind_of, name
+from audit_platform.services.edge_entry import LiveEntry, Said, kind_of, ready
 from audit_platform.services.edge_memory import Memory, remember
 from audit_platform.services.edge_placing import (
     DeviceAnswer,
@@ -36,7 +36,7 @@ from audit_platform.services.edge_placing import (
     Placer,
     new_chain_id,
 )
-from audit_platform.services.edge_reading import Read, Reader
+from audit_platform.services.edge_reading import Reader
 from audit_platform.telemetry import EDGE_EVENTS, EDGE_LOST, Telemetry
 
 _logger: Final = logging.getLogger(__name__)
@@ -99,11 +99,9 @@ class Intake:
         Raises `SpoolFull`, `SpoolUnavailable`, `KeysUnavailable`: nothing of it is promised; and
         `KeyUnknown` when a new epoch would have to be signed and the edge has no key.
         """
-        found = self._reader.read(lines, self._stamp)
-        tenant = self._identity.tenant_id
-        named = [name(item.said, tenant) if isinstance(item, Read) else None for item in found]
+        batch = self._reader.read(lines, self._stamp)
         with self._placed() as job:
-            answers = self._placer.place_all(job, found, named)
+            answers = self._placer.place_all(job, batch)
         for outcome, count in Counter([answer.outcome for answer in answers]).items():
             self._telemetry.count(EDGE_EVENTS, count, outcome=outcome)
         return answers
@@ -194,7 +192,7 @@ class Intake:
         """Put an event of the edge itself on record; signed where its type is."""
         with self._placed() as job:
             said = self._own(event_type, payload, self._memory.chain_id)
-            self._placer.join(job, said, name(said, self._identity.tenant_id))
+            self._placer.join(job, ready(said, self._identity.tenant_id))
 
     def _own(self, event_type: str, payload: dict[str, Any], chain_id: str) -> Said:
         """The next event of the edge itself, in this chain."""

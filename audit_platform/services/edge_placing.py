@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -21,16 +21,17 @@ from audit_platform.record.canonical import canonical_bytes
 from audit_platform.record.envelope import EDGE_CONFLICT
 from audit_platform.record.layout import ZERO_HASH
 from audit_platform.services.edge_entry import (
-    Naming,
     Place,
+    Ready,
     Said,
-    canonical,
     conflict_entry,
     encode,
-    name,
+    ready,
+    said_again,
+    start_of,
 )
 from audit_platform.services.edge_memory import MAX_DEVICES, DeviceState, Memory, Run
-from audit_platform.services.edge_reading import Flag, Read
+from audit_platform.services.edge_reading import Batch
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -40,6 +41,12 @@ MAX_ENTRY_BYTES: Final = 1024 * 1024
 
 #: Criticalities, the least first: the classes of the spool's entries.
 CLASSES: Final = ("low", "normal", "high", "critical")
+_RANK: Final = {"": -1} | {name: n for n, name in enumerate(CLASSES)}
+
+#: Columns of `Ready`.
+_DEVICE, _SEQUENCE, _DIGEST = 0, 1, 2
+
+_sha256: Final = hashlib.sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,37 +99,57 @@ _TOO_MANY: Final = DeviceAnswer(
 )
 
 
-@dataclass(slots=True)
 class _Piece:
     """Events of one device and run on their way into one entry.
 
+    `head` is the run's. `next` is the sequence that simply goes on, -1 beside the device's chain.
     Its class is that of its most critical event: a spool drops whole segments, and none that holds
     anything it must keep, so a class for each event would only make more entries.
     """
 
-    run: Run
-    is_main: bool
-    place: Place
-    prev_hash: str
-    event_class: str = CLASSES[0]
-    said: list[Said] = field(default_factory=list)
-    lines: list[bytes] = field(default_factory=list)
-    size: int = 0
+    __slots__ = (
+        "event_class",
+        "head",
+        "is_main",
+        "lines",
+        "next",
+        "place",
+        "prev_hash",
+        "run",
+        "size",
+        "start",
+        "stored",
+    )
 
-    def add(self, said: Said, naming: Naming, prev_hash: str) -> None:
+    def __init__(self, run: Run, place: Place, prev_hash: str, *, is_main: bool) -> None:
+        self.run = run
+        self.place = place
+        self.prev_hash = prev_hash
+        self.is_main = is_main
+        self.start = start_of(place.chain_id)
+        self.head = prev_hash
+        self.next = -1
+        self.event_class = ""
+        self.lines: list[bytes] = []
+        self.stored: list[bytes] = []
+        self.size = 0
+
+    def add(self, event: Ready) -> None:
         """Complete an event that has its sequence in the run, and make it the run's head."""
-        line = canonical(said, naming, self.place, prev_hash)
-        self.run.head = hashlib.sha256(line).hexdigest()
-        self.said.append(said)
+        _, sequence, _, criticality, before, after, stored = event
+        line = b"".join((self.start, before, self.head.encode(), after))
+        self.head = self.run.head = _sha256(line).hexdigest()
         self.lines.append(line)
+        self.stored.append(stored)
         self.size += len(line)
-        event_class = said.kind.criticality
-        if event_class != self.event_class:
-            self.event_class = max(event_class, self.event_class, key=CLASSES.index)
+        if self.is_main:
+            self.next = sequence + 1
+        if criticality != self.event_class:
+            self.event_class = max(criticality, self.event_class, key=_RANK.__getitem__)
 
     def entry(self) -> NewEntry:
-        data = encode(self.place, self.prev_hash, self.said)
-        return NewEntry(self.place.device_id, self.event_class, len(self.said), data)
+        data = encode(self.place, self.prev_hash, self.stored)
+        return NewEntry(self.place.device_id, self.event_class, len(self.stored), data)
 
 
 @dataclass(slots=True)
@@ -133,8 +160,9 @@ class Job:
     opens_epoch: bool = False
     is_decided: bool = False
     error: BaseException | None = None
+    #: Where the next event of a device may go.
+    open: dict[str, _Piece] = field(default_factory=dict)
     _pieces: list[_Piece | tuple[NewEntry, bytes]] = field(default_factory=list)
-    _open: dict[str, _Piece] = field(default_factory=dict)
     _before: dict[str, DeviceState | None] = field(default_factory=dict)
 
     def entries(self) -> Iterator[tuple[NewEntry, list[bytes]]]:
@@ -147,10 +175,10 @@ class Job:
 
     def piece(self, device_id: str) -> _Piece | None:
         """Where the next event of a device may go, if there is such a piece already."""
-        piece = self._open.get(device_id)
+        piece = self.open.get(device_id)
         if (
             piece is not None
-            and len(piece.said) < MAX_ENTRY_EVENTS
+            and len(piece.lines) < MAX_ENTRY_EVENTS
             and piece.size < MAX_ENTRY_BYTES
         ):
             return piece
@@ -158,13 +186,13 @@ class Job:
 
     def new_piece(self, run: Run, place: Place, prev_hash: str, *, is_main: bool) -> _Piece:
         """A piece for the next events of a run; `prev_hash` is the head before them."""
-        piece = self._open[place.device_id] = _Piece(run, is_main, place, prev_hash)
+        piece = self.open[place.device_id] = _Piece(run, place, prev_hash, is_main=is_main)
         self._pieces.append(piece)
         return piece
 
     def add_conflict(self, device_id: str, event_class: str, line: bytes) -> None:
         """A line that joins no chain, between the events of its device."""
-        self._open.pop(device_id, None)
+        self.open.pop(device_id, None)
         self._pieces.append((NewEntry(device_id, event_class, 1, conflict_entry(line)), line))
 
     def touch(self, memory: Memory, device_id: str) -> None:
@@ -187,79 +215,79 @@ class Placer:
         self._identity = identity
         self._memory = memory
 
-    def place_all(
-        self,
-        job: Job,
-        found: Sequence[Read | EventRefused],
-        named: Sequence[Naming | None],
-    ) -> list[DeviceAnswer]:
-        """Give what each line says its place, or say why it has none: the answers.
-
-        `named` has the naming of each `Read`.
-        """
-        answers = []
-        for item, naming in zip(found, named, strict=True):
-            if naming is None or isinstance(item, EventRefused):
-                answers.append(_refused(item))
+    def place_all(self, job: Job, batch: Batch) -> list[DeviceAnswer]:
+        """Give what each line says its place, or say why it has none: the answers."""
+        answers = [_ACCEPTED] * len(batch.found)
+        open_pieces = job.open
+        for n, event in enumerate(batch.found):
+            if isinstance(event, EventRefused):
+                answers[n] = _refused(event)
                 continue
-            said, flag = item
-            piece = job.piece(said.device_id)
-            if piece is not None and piece.is_main and said.sequence == piece.run.last + 1:
+            piece = open_pieces.get(event[_DEVICE])
+            if (
+                piece is not None
+                and event[_SEQUENCE] == piece.next
+                and len(piece.lines) < MAX_ENTRY_EVENTS
+                and piece.size < MAX_ENTRY_BYTES
+            ):
                 # Simply the next event of a device that is in this job already.
-                piece.run.digests.append(naming.digest)
-                piece.add(said, naming, piece.run.head)
-                answers.append(_ACCEPTED if flag is None else DeviceAnswer(Outcome.ACCEPTED, *flag))
+                piece.run.digests.append(event[_DIGEST])
+                piece.add(event)
             else:
-                answers.append(self._place(job, said, naming, flag))
+                answers[n] = self._place(job, event)
+        for n, flag in batch.flags.items():
+            if answers[n] is _ACCEPTED:
+                answers[n] = DeviceAnswer(Outcome.ACCEPTED, *flag)
         return answers
 
-    def _place(self, job: Job, said: Said, naming: Naming, flag: Flag | None) -> DeviceAnswer:
+    def _place(self, job: Job, event: Ready) -> DeviceAnswer:
         memory = self._memory
-        taken = memory.taken(said.device_id, said.sequence)
+        taken = memory.taken(event.device_id, event.sequence)
         if taken:
-            if taken == naming.digest:
+            if taken == event.digest:
                 return _ALREADY_TAKEN
-            self._conflict(job, said, naming)
+            self._conflict(job, event)
             return _CONFLICT
-        if said.device_id not in memory.devices and len(memory.devices) >= MAX_DEVICES:
+        if event.device_id not in memory.devices and len(memory.devices) >= MAX_DEVICES:
             return _TOO_MANY
-        self.join(job, said, naming)
-        return _ACCEPTED if flag is None else DeviceAnswer(Outcome.ACCEPTED, *flag)
+        self.join(job, event)
+        return _ACCEPTED
 
-    def join(self, job: Job, said: Said, naming: Naming) -> None:
+    def join(self, job: Job, event: Ready) -> None:
         """Put an event at the end of its device's chain."""
         me, memory = self._identity, self._memory
-        device = said.device_id
+        device = event.device_id
         job.touch(memory, device)
-        run, prev_hash = memory.place(device, said.sequence, naming.digest)
-        memory.devices[device].last_seen_ms = job.now_ms
+        run, prev_hash = memory.place(device, event.sequence, event.digest)
+        known = memory.devices[device]
+        known.last_seen_ms = job.now_ms
         piece = job.piece(device)
         if piece is None or piece.run is not run:
             place = Place(run.chain_id, me.hospital_id, me.tenant_id, device)
-            is_main = memory.devices[device].main is run
-            piece = job.new_piece(run, place, prev_hash, is_main=is_main)
-        piece.add(said, naming, prev_hash)
+            piece = job.new_piece(run, place, prev_hash, is_main=known.main is run)
+        piece.add(event)
 
     def begin_epoch(self, job: Job, chain_id: str, said: Said) -> None:
         """Place a `chain_start`, an event of the edge itself, and begin its epoch."""
         me, memory = self._identity, self._memory
-        naming = name(said, me.tenant_id)
+        event = ready(said, me.tenant_id)
         place = Place(chain_id, me.hospital_id, me.tenant_id, me.device_id)
         job.touch(memory, me.device_id)
         job.opens_epoch = True
         memory.begin_epoch(chain_id, "")
-        run, _ = memory.place(me.device_id, said.sequence, naming.digest)
+        run, _ = memory.place(me.device_id, said.sequence, event.digest)
         piece = job.new_piece(run, place, ZERO_HASH, is_main=True)
-        piece.add(said, naming, ZERO_HASH)
+        piece.add(event)
         memory.chain_start = run.head
 
-    def _conflict(self, job: Job, said: Said, naming: Naming) -> None:
+    def _conflict(self, job: Job, event: Ready) -> None:
         """Another event for a taken sequence goes to the dead letters, once."""
-        device = self._memory.devices[said.device_id]
-        if device.last_conflict == naming.digest:
+        device = self._memory.devices[event.device_id]
+        if device.last_conflict == event.digest:
             return
-        job.touch(self._memory, said.device_id)
-        device.last_conflict = naming.digest
+        job.touch(self._memory, event.device_id)
+        device.last_conflict = event.digest
+        said = said_again(event, self._identity.hospital_id)
         line = conflict_line(said, self._identity)
         job.add_conflict(said.device_id, said.kind.criticality, line)
         _logger.warning(
@@ -268,8 +296,7 @@ class Placer:
         )
 
 
-def _refused(item: Read | EventRefused) -> DeviceAnswer:
-    assert isinstance(item, EventRefused)
+def _refused(item: EventRefused) -> DeviceAnswer:
     return DeviceAnswer(Outcome.REFUSED, item.slug, item.field, item.reason, item.remedy)
 
 

@@ -1,51 +1,50 @@
-"""What devices send, read: each line becomes an event as its device gave it, or a refusal.
+"""What devices send, read: each line becomes an event ready to be placed, or a refusal.
 
-Lines are read together where that is certainly right; a line that is not plain is read by itself by
-the strict parser, with the same result (a test holds the two equal). Belongs here: from foreign
-bytes to `Said`. Does not: chains, sequences already taken (`edge_memory.py`), HTTP.
+Lines are read together where that is certainly right: by the block, without a Python object for
+each field. A line that is not certainly good is read by itself by the strict parser, with the same
+result (a test holds the two equal). Belongs here: from foreign bytes to `Ready`. Does not: how
+lines are cut into fields (`edge_shapes.py`), payloads by the block (`edge_payloads.py`), chains,
+sequences already taken (`edge_memory.py`), HTTP.
 Source: design sections 3 (who fills what) and 7 (what can be framed, numbered and canonicalised).
 """
 
 from __future__ import annotations
 
 import logging
-import operator
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Any, Final, NamedTuple
+
+import numpy as np
 
 from audit_platform.errors import EventRefused
 from audit_platform.record.canonical import MAX_SAFE_INTEGER, canonical_bytes, parse_strict
+from audit_platform.record.derived import EventTimes
 from audit_platform.record.event import MAX_EVENT_BYTES, complete_event
 from audit_platform.record.layout import IDENTIFIER_PATTERN, ZERO_HASH
 from audit_platform.record.schemas import SchemaRegistry
-from audit_platform.record.together import decode_plain, encode_canonical
-from audit_platform.services.edge_entry import Kind, Said, id_beginning, kind_of
+from audit_platform.services.edge_entry import (
+    Columns,
+    Ready,
+    Said,
+    kind_of,
+    ready,
+    ready_all,
+)
+from audit_platform.services.edge_payloads import Sort, judge
+from audit_platform.services.edge_shapes import Fields, Shapes
 
 _logger: Final = logging.getLogger(__name__)
 
 #: Names and kinds that are remembered as well formed. A device may invent others without end.
 _REMEMBERED: Final = 50_000
 
-#: A larger payload may make an event too large: it is looked at by itself. An envelope has less
-#: than 2 KiB.
-_SURELY_FITS: Final = MAX_EVENT_BYTES - 2048
-
-#: Lines that are read together: more gain nothing, and fewer are read again when one is not JSON.
+#: Lines that are read together: more gain nothing.
 _TOGETHER: Final = 512
 
 #: A chain of no event: a stand-in while an event is only looked at.
 _NO_CHAIN: Final = "0" * 16
 
-_NAMES: Final = (
-    "deviceId",
-    "eventType",
-    "eventVersion",
-    "eventTime",
-    "sequenceNumber",
-    "payload",
-)
-_FIELDS: Final = len(_NAMES)
-_GIVEN: Final = operator.itemgetter(*_NAMES)
 _OPTIONAL: Final = ("schemaRef", "criticality")
 
 _DEFAULT_CRITICALITY: Final = "normal"
@@ -67,26 +66,31 @@ class Read(NamedTuple):
     flag: Flag | None
 
 
-class _Sort(NamedTuple):
-    """A sort of event as devices name it, and how its payload is judged."""
+class Batch(NamedTuple):
+    """What lines are, one by one; and by their number here, the flags of those that have one."""
 
-    kind: Kind
-    event_type: str
-    version: int
-    schema_ref: str
-    is_valid: Callable[[Any], bool]
+    found: list[Ready | EventRefused]
+    flags: dict[int, Flag]
 
 
-#: What a decoded line surely says: device, time, sequence, sort, payload, number of fields.
-_Plain = tuple[str, str, int, _Sort, dict[str, Any], int]
-_PAYLOAD: Final = 4
-
-#: Past the class's own __new__, which is Python code: these are the hottest lines of the edge.
-_new: Final = tuple.__new__
+#: What devices name of a sort: type, version, schemaRef and criticality as they are written.
+_Names = tuple[bytes, bytes, bytes | None, bytes | None]
 
 
 def _is_never_valid(_: object) -> bool:
     return False
+
+
+def _only(good: Sequence[object], columns: tuple[Sequence[Any], ...]) -> tuple[list[Any], ...]:
+    """The rows of columns that are good."""
+    return tuple(list(compress(column, good)) for column in columns)
+
+
+def _remember(known: dict[Any, Any], new: dict[Any, Any]) -> None:
+    """Add what is new to what is known, which never holds more than `_REMEMBERED`."""
+    if len(known) + len(new) > _REMEMBERED:
+        known.clear()
+    known.update(new)
 
 
 class Reader:
@@ -106,141 +110,158 @@ class Reader:
             if registry.get(name, version).device_class == "edge"
         )
         self._known = frozenset(registry.known())
-        self._devices: set[str] = set()
-        self._sorts: dict[tuple[Any, ...], _Sort] = {}
+        self._shapes = Shapes()
+        self._times = EventTimes()
+        self._devices: dict[bytes, str] = {}
+        self._sorts: dict[_Names, Sort] = {}
 
-    def read(self, lines: Sequence[bytes], now: Callable[[], str]) -> list[Read | EventRefused]:
+    def read(self, lines: Sequence[bytes], now: Callable[[], str]) -> Batch:
         """What each line is. `now` gives the time of an event whose device gave none.
 
         `now` may raise `EventRefused`: then such an event is refused.
         """
-        found: list[Read | EventRefused] = []
+        batch = Batch([], {})
         for at in range(0, len(lines), _TOGETHER):
-            together = lines[at : at + _TOGETHER]
-            try:
-                quickly = self._quickly(together)
-            except (
-                BaseException
-            ):  # a panic of a Rust validator is no Exception; signals reach the main thread only
-                _logger.exception("lines could not be read together")
-                quickly = [None] * len(together)
-            for line, quick in zip(together, quickly, strict=True):
-                found.append(quick or self._strictly(line, now))
-        return found
+            self._read_part(lines[at : at + _TOGETHER], now, batch)
+        return batch
+
+    def _read_part(self, lines: Sequence[bytes], now: Callable[[], str], batch: Batch) -> None:
+        start = len(batch.found)
+        found: list[Ready | EventRefused | None] = [None] * len(lines)
+        try:
+            for fields in self._shapes.cut(lines):
+                self._together(fields, found, batch.flags, start)
+        except (
+            BaseException
+        ):  # a panic of a Rust validator is no Exception; signals reach the main thread only
+            _logger.exception("lines could not be read together")
+        if None in found:
+            for n, line in enumerate(lines):
+                if found[n] is None:
+                    alone = self._strictly(line, now)
+                    if isinstance(alone, Read):
+                        found[n] = ready(alone.said, self._tenant_id)
+                        if alone.flag is not None:
+                            batch.flags[start + n] = alone.flag
+                    else:
+                        found[n] = alone
+        batch.found.extend(found)  # type: ignore[arg-type] # none is None by now
 
     # --------------------------------------------------------------------------------- together
 
-    def _quickly(self, lines: Sequence[bytes]) -> Sequence[Read | None]:
-        """What is certain of each line; None: to be read by itself."""
-        decoded = decode_plain(lines)
-        if decoded is None:
-            return self._by_halves(lines)
-        values, keys = decoded
-        plain = list(map(self._plain, values))
-        encoded = encode_canonical([p[_PAYLOAD] for p in plain if p is not None])
-        if encoded is None:
-            return self._by_halves(lines)
-        texts, text_keys, doubtful = encoded
-        # What was written but is not there stood twice; a text that cannot be counted has -1 keys.
-        written, held = keys.tolist(), text_keys.tolist()
-        reads: list[Read | None] = []
-        good = 0
-        for n, found in enumerate(plain):
-            if found is None:
-                reads.append(None)
-                continue
-            device, time, sequence, sort, payload, fields = found
-            text = texts[good]
-            if (
-                written[n] != fields + held[good]
-                or held[good] < 0
-                or good in doubtful
-                or len(text) > _SURELY_FITS
-            ):
-                reads.append(None)
-            else:
-                said = _new(Said, (device, time, sequence, sort.kind, text.decode(), False))
-                flag = None if sort.is_valid(payload) else self._flag(sort, payload)
-                reads.append(_new(Read, (said, flag)))
-            good += 1
-        return reads
+    def _together(
+        self,
+        fields: Fields,
+        found: list[Ready | EventRefused | None],
+        flags: dict[int, Flag],
+        start: int,
+    ) -> None:
+        """Fill in, in `found` and `flags`, what is certain of lines cut into fields."""
+        ids = self._device_ids(fields.devices)
+        names = zip(fields.types, fields.versions, fields.refs, fields.criticalities, strict=True)
+        sorts = self._sorts_of(list(names))
+        sequences = list(map(int, fields.sequences))
+        ms, good = self._times.ms(fields.times)
+        if None in ids or None in sorts or max(sequences) > MAX_SAFE_INTEGER:
+            good &= [
+                device is not None and sort is not None and sequence <= MAX_SAFE_INTEGER
+                for device, sort, sequence in zip(ids, sorts, sequences, strict=True)
+            ]
+        rows: tuple[Sequence[Any], ...] = (
+            fields.numbers,
+            ids,
+            fields.devices,
+            fields.times,
+            ms.tolist(),
+            sequences,
+            fields.sequences,
+            sorts,
+            fields.payloads,
+        )
+        if not good.all():
+            rows = _only(good.tolist(), rows)
+        if not rows[0]:
+            return
+        texts, invalid = judge(rows[-2], rows[-1])
+        for n, value in invalid.items():
+            flag = self._flag(rows[-2][n], value)
+            if flag is not None and texts[n] is not None:
+                flags[start + rows[0][n]] = flag
+        rows = (*rows[:-1], texts)
+        if None in texts:
+            rows = _only([text is not None for text in texts], rows)
+        if not rows[0]:
+            return
+        numbers, ids, devices, times, at, sequences, counts, sorts, texts = rows
+        kinds = [sort.kind for sort in sorts]
+        columns = Columns(ids, devices, times, np.array(at), sequences, counts, kinds, texts)
+        for n, event in zip(numbers, ready_all(columns, self._tenant_id), strict=True):
+            found[n] = event
 
-    def _by_halves(self, lines: Sequence[bytes]) -> Sequence[Read | None]:
-        """One odd line must not make all the others slow."""
-        if len(lines) == 1:
-            return [None]
-        half = len(lines) // 2
-        return [*self._quickly(lines[:half]), *self._quickly(lines[half:])]
+    def _device_ids(self, devices: Sequence[bytes]) -> list[str | None]:
+        """The name of each device; None where it is not well formed, or ours."""
+        known = self._devices
+        ids = list(map(known.get, devices))
+        if None not in ids:
+            return ids
+        new = {}
+        for device in {device for device, name in zip(devices, ids, strict=True) if name is None}:
+            name = device.decode("ascii", "replace")
+            if IDENTIFIER_PATTERN.fullmatch(name) is not None and name != self._own_device:
+                new[device] = name
+        _remember(known, new)
+        return [name or new.get(device) for device, name in zip(devices, ids, strict=True)]
 
-    def _plain(self, value: Any) -> _Plain | None:
-        """What a decoded line says, when all its fields are surely well formed."""
-        try:
-            device, event_type, version, time, sequence, payload = _GIVEN(value)
-            fields = len(value)
-            if fields == _FIELDS:
-                key = (event_type, version, None, None)
-            else:
-                key = (event_type, version, value.get("schemaRef"), value.get("criticality"))
-                if fields != _FIELDS + (key[2] is not None) + (key[3] is not None):
-                    return None
-            sort = self._sorts.get(key) or self._sort(*key)
-            if (
-                sort is None
-                or (device not in self._devices and not self._is_device(device))
-                or type(version) is not int
-                or type(sequence) is not int
-                or not 0 <= sequence <= MAX_SAFE_INTEGER
-                or type(payload) is not dict
-            ):
-                return None
-            id_beginning(time)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            return None
-        return device, time, sequence, sort, payload, fields
+    def _sorts_of(self, names: Sequence[_Names]) -> list[Sort | None]:
+        """The sort of each event; None where a name in it is not well formed."""
+        known = self._sorts
+        sorts = list(map(known.get, names))
+        if None not in sorts:
+            return sorts
+        new = {}
+        for named in {named for named, sort in zip(names, sorts, strict=True) if sort is None}:
+            sort = self._sort(*named)
+            if sort is not None:
+                new[named] = sort
+        _remember(known, new)
+        return [sort or new.get(named) for named, sort in zip(names, sorts, strict=True)]
 
-    def _is_device(self, name: Any) -> bool:
-        """Whether a device's name is well formed and not ours; it is remembered then."""
-        if IDENTIFIER_PATTERN.fullmatch(name) is None or name == self._own_device:
-            return False
-        if len(self._devices) >= _REMEMBERED:
-            self._devices = set()
-        self._devices.add(name)
-        return True
-
-    def _sort(self, event_type: Any, version: Any, ref: Any, criticality: Any) -> _Sort | None:
-        """The sort of event that a device names, when every name in it is well formed."""
-        if type(version) is not int or event_type in self._reserved or "" in (ref, criticality):
-            return None
+    def _sort(
+        self, event_type: bytes, version: bytes, ref: bytes | None, criticality: bytes | None
+    ) -> Sort | None:
+        kind, *others = (
+            None if name is None else name.decode("ascii", "replace")
+            for name in (event_type, ref, criticality)
+        )
         said = {
             "deviceId": "-",
             "eventTime": "2000-01-01T00:00:00.000Z",
-            "eventType": event_type,
-            "eventVersion": version,
+            "eventType": kind,
+            "eventVersion": int(version),
             "payload": {},
             "sequenceNumber": 0,
         }
         try:
-            self._check(said, ref, criticality)
+            self._check(said, *others)
         except EventRefused:
             return None
-        if len(self._sorts) >= _REMEMBERED:
-            self._sorts = {}
-        made = self._new_sort(event_type, version, ref, criticality)
-        self._sorts[event_type, version, ref, criticality] = made
-        return made
+        if kind is None or kind in self._reserved:
+            return None
+        return self._new_sort(kind, int(version), *others)
 
     def _new_sort(
         self, event_type: str, version: int, ref: str | None, criticality: str | None
-    ) -> _Sort:
+    ) -> Sort:
         default = f"{event_type}/{version}"
         named = ref or default
         normal: str = _DEFAULT_CRITICALITY
         is_valid: Callable[[Any], bool] = _is_never_valid
+        typed = None
         if (event_type, version) in self._known:
             schema = self._registry.get(event_type, version)
             normal = schema.criticality
             if named == default:
-                is_valid = schema.validator.is_valid
+                is_valid, typed = schema.validator.is_valid, schema.typed
         kind = kind_of(
             event_type,
             version,
@@ -248,9 +269,9 @@ class Reader:
             "" if named == default else named,
             self._hospital_id,
         )
-        return _Sort(kind, event_type, version, named, is_valid)
+        return Sort(kind, event_type, version, named, is_valid, typed)
 
-    def _flag(self, sort: _Sort, payload: Any) -> Flag | None:
+    def _flag(self, sort: Sort, payload: Any) -> Flag | None:
         """What ingest will say of a payload, as far as the edge's own schemas tell."""
         try:
             self._registry.validate(sort.event_type, sort.version, sort.schema_ref, payload)
@@ -310,8 +331,7 @@ class Reader:
                 f"only this edge itself says {said[name]}",
                 remedy=f"send another {name}",
             )
-        sort = self._sort(event_type, int(said["eventVersion"]), ref, criticality)
-        assert sort is not None  # all its names were checked above
+        sort = self._new_sort(event_type, int(said["eventVersion"]), ref, criticality)
         payload = said["payload"]
         text = canonical_bytes(payload).decode()
         sequence = int(said["sequenceNumber"])

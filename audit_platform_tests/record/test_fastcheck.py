@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit_platform.errors import EventRefused
-from audit_platform.record import fastcheck
+from audit_platform.record import derived, fastcheck
 from audit_platform.record.event import (
     MAX_EVENT_BYTES,
     check_event,
@@ -329,6 +329,7 @@ def test_names_are_forgotten_before_they_fill_the_memory_and_results_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fastcheck, "MAX_REMEMBERED", 10)
+    monkeypatch.setattr(derived, "MAX_MINUTES", 10)
     check = FastCheck(REGISTRY, PARTITIONS)
     shuffled = random.Random(3)
     for n in range(40):
@@ -337,7 +338,7 @@ def test_names_are_forgotten_before_they_fill_the_memory_and_results_stay(
         sure = fast(lines, check)
         assert [sure[i] for i in range(6)] == [truth(line) for line in lines]
         assert sum(map(len, check._devices.values())) <= 10
-        assert len(check._minutes) <= 10
+        assert len(check._times._minutes) <= 10
 
 
 def test_devices_of_two_tenants_with_one_name_have_their_own_partitions() -> None:

@@ -12,9 +12,9 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit_platform.record import fastcheck
 from audit_platform.record.canonical import load_canonical
 from audit_platform.record.schemas import registry
+from audit_platform.record.together import doubtful_numbers
 from audit_platform.record.typed import NotTyped, TypedPayloads
 
 SCHEMAS = {
@@ -81,7 +81,7 @@ def test_what_a_typed_decoder_calls_good_is_valid_and_canonical(
     except (rfc8785.CanonicalizationError, UnicodeEncodeError):
         return
     typed = TypedPayloads(SCHEMAS[ref])
-    is_good = typed.are_good(text + b"\n", 1) and not fastcheck._doubtful_numbers(text, [text])
+    is_good = typed.are_good(text + b"\n", 1) and not doubtful_numbers(text, [text])
     is_valid = jsonschema_rs.Draft202012Validator(SCHEMAS[ref]).is_valid(payload)
     assert not is_good or is_valid, text
     assert not is_good or load_canonical(text) == payload
@@ -95,7 +95,7 @@ def test_other_spellings_of_a_good_payload_are_never_called_good(data: st.DataOb
     assert typed.are_good(text + b"\n", 1)
     at = data.draw(st.integers(0, len(text)))
     other = text[:at] + data.draw(st.binary(min_size=1, max_size=3)) + text[at:]
-    if typed.are_good(other + b"\n", 1) and not fastcheck._doubtful_numbers(other, [other]):
+    if typed.are_good(other + b"\n", 1) and not doubtful_numbers(other, [other]):
         assert other == rfc8785.dumps(orjson.loads(other))
         assert registry().get("vital_reading", 1).validator.is_valid(orjson.loads(other))
 
