@@ -34,6 +34,7 @@ DAY = layout.day_of(START_MS)
 INGESTED = b"2026-03-01T12:00:00.000Z"
 SCRIPT = Path(independent_checker.__file__)
 REFUSED = 8
+KEY = layout.part_key(TENANT, DAY, 0, "0" * 64)
 
 
 @pytest.fixture(scope="module")
@@ -389,3 +390,46 @@ def test_a_time_outside_python_dates_cannot_be_checked_as_good(tmp_path: Path) -
     assert b'"eventTime":"0001-01-01T00:00:00.000Z"' in line
     with pytest.raises(OverflowError):
         independent_checker.canonical(TENANT, row, first_year - 1, "0" * 64)
+
+
+# ------------------------------------------------------------------------- receipts of devices
+
+
+def _as_devices(home: Path, to: Path) -> Path:
+    """The same receipts as devices have them: no hash, and nothing refused that they know of."""
+    lines = [json.loads(line) for line in (home / "receipts.ndjson").read_text().splitlines()]
+    to.mkdir(exist_ok=True)
+    (to / "receipts.ndjson").write_text(
+        "".join(
+            json.dumps({"tenantId": r["tenantId"], "eventId": r["eventId"], "outcome": "accepted"})
+            + "\n"
+            for r in lines
+        )
+    )
+    return to
+
+
+def test_devices_receipts_are_compared_by_what_they_name(
+    fed: tuple[Completed, Path], tmp_path: Path
+) -> None:
+    gateway, home = fed
+    named = _store(tmp_path, KEY, _part(gateway.accepted_lines), len(gateway.accepted_lines))
+    _manifest(tmp_path, 1, [named])
+    _quarantine(tmp_path, gateway.refused_lines)
+    code, result = _check(tmp_path, _as_devices(home, tmp_path / "devices"))
+    assert (code, result["clean"], result["acknowledged"]) == (0, True, 1139), result
+
+
+def test_what_a_device_was_promised_and_is_nowhere_is_lost_and_what_none_said_is_named(
+    fed: tuple[Completed, Path], tmp_path: Path
+) -> None:
+    gateway, home = fed
+    kept = gateway.accepted_lines[1:]
+    named = _store(tmp_path, KEY, _part(kept), len(kept))
+    _manifest(tmp_path, 1, [named])
+    _quarantine(tmp_path, gateway.refused_lines)
+    devices = _as_devices(home, tmp_path / "devices")
+    receipts = (devices / "receipts.ndjson").read_text().splitlines(keepends=True)
+    (devices / "receipts.ndjson").write_text("".join(receipts[:1] + receipts[2:]))
+    code, result = _check(tmp_path, devices)
+    assert (code, result["lost"], result["not_sent"]) == (1, 1, 1), result

@@ -17,27 +17,47 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from audit_platform.adapters.embedded import segments
+from audit_platform.adapters.clock import parse_clock
+from audit_platform.adapters.embedded import hot_aliases, keys, segments
 from audit_platform.adapters.embedded.object_folder import VersionRecord
 from audit_platform.adapters.embedded.partition import Mark
-from audit_platform.errors import EventRefused, RecordMalformed
+from audit_platform.adapters.spool.frames import decode_entries, decode_opening
+from audit_platform.errors import EventRefused, KeyUnknown, RecordMalformed
 from audit_platform.operations.coverage import parse_record
-from audit_platform.ports import ObjectVersion
-from audit_platform.record import deadletter, quarantine
+from audit_platform.ports import EventPosition, ObjectVersion
+from audit_platform.record import deadletter, layout, merkle, quarantine
 from audit_platform.record.canonical import parse_strict
 from audit_platform.record.event import check_event, complete_event, link_of
+from audit_platform.record.fsck import parse_head
 from audit_platform.record.lines import parse_stored
 from audit_platform.record.manifest import Manifest
 from audit_platform.record.partcheck import check_part
+from audit_platform.record.proofs import EventProof, check_event_proof
 from audit_platform.record.ranges import Closing, Generation, RangeRecord
 from audit_platform.record.schemas import registry
+from audit_platform.record.signing import key_id_of
+from audit_platform.record.times import parse_time_ms
+from audit_platform.record.together import decode_plain
 from audit_platform.record.typed import TypedPayloads
+from audit_platform.services import edge_entry
+from audit_platform.services.edge_reading import Reader
+from audit_platform.services.edge_uplink_http import _Malformed, parse_receipt
+from audit_platform.services.ingest_archived import parse_question
 from audit_platform.services.ingest_body import BodyChecker, decompressed
 from audit_platform.services.ingest_problems import Problem
+from audit_platform.services.query_params import (
+    event_cursor,
+    event_position,
+    number_cursor,
+    number_position,
+    timeline_position,
+)
+from audit_platform.services.query_problems import QueryProblem
 
 GOLDEN: Final = Path(__file__).parents[1] / "golden" / "v1" / "objects"
 TENANT: Final = "north"
@@ -209,8 +229,228 @@ def _typed(data: bytes) -> None:
     TypedPayloads(schema).are_good(data, 1)
 
 
+# ------------------------------------------------------------------------ edge, uplink, questions
+
+
+@cache
+def _reader() -> Reader:
+    return Reader(registry(), TENANT, "h-1", "edge")
+
+
+def _device_line(data: bytes) -> None:
+    (found,) = _reader().read([data], lambda: "2026-03-01T00:00:00.000Z").found
+    assert found is not None
+
+
+def _said() -> list[bytes]:
+    event = {
+        "deviceId": "pump-1",
+        "eventType": "heartbeat",
+        "eventVersion": 1,
+        "eventTime": "2026-03-01T00:00:00.000Z",
+        "sequenceNumber": 7,
+        "payload": {"uptimeSeconds": 80},
+    }
+    return [orjson.dumps(event)]
+
+
+def _entry(data: bytes) -> None:
+    with suppress(RecordMalformed):
+        edge_entry.decode(data)
+
+
+def _entry_samples() -> list[bytes]:
+    return [
+        f"e1 {'0' * 16} h-1 {TENANT} pump-1 {'0' * 64}\n"
+        '2026-03-01T00:00:00.000Z 7 heartbeat 1 low   {"uptimeSeconds":80}'.encode(),
+        b"c1\n{}",
+    ]
+
+
+def _spool_frame(data: bytes) -> None:
+    decode_entries(data, 0, 2)
+    with suppress(ValueError):
+        decode_opening(data)
+
+
+def _spool_samples() -> list[bytes]:
+    table = orjson.dumps((["a", "b"], ["low", "low"], [1, 1], [2, 2]))
+    return [(5).to_bytes(8, "big") + len(table).to_bytes(4, "big") + table + b"xxyy", b"\x01\x00"]
+
+
+def _receipt(data: bytes) -> None:
+    with suppress(_Malformed):
+        parse_receipt(data, "b" * 64, 2)
+
+
+def _receipts() -> list[bytes]:
+    record = {
+        "topic": "audit.events.v1",
+        "partition": 0,
+        "offset": 4,
+        "digest": "0123456789abcdef",
+        "count": 2,
+    }
+    return [orjson.dumps({"batchId": "b" * 64, "accepted": 2, "refused": [], "records": [record]})]
+
+
+def _question(data: bytes) -> None:
+    with suppress(Problem):
+        parse_question(data)
+
+
+def _questions() -> list[bytes]:
+    record = {"topic": "audit.events.v1", "partition": 0, "offset": 4, "digest": "0" * 16}
+    return [orjson.dumps({"records": [record]})]
+
+
+_DIGEST: Final = "ab" * 32
+
+
+def _cursor(data: bytes) -> None:
+    text = data.decode("latin-1")
+    for parse in (event_position, timeline_position, number_position):
+        with suppress(QueryProblem):
+            parse(text, _DIGEST)
+
+
+def _cursors() -> list[bytes]:
+    position = EventPosition(5, "pump-1", 7, b"h" * 32)
+    return [event_cursor(position, _DIGEST).encode(), number_cursor(5, "x", _DIGEST).encode()]
+
+
+def _proof(data: bytes) -> None:
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return
+    with suppress(RecordMalformed):
+        proof = EventProof.from_json(value)
+        assert check_event_proof(_stored()[0][:-1], proof, b"{}", b"k" * 32)
+
+
+def _proofs() -> list[bytes]:
+    path = merkle.RowProof(0, 1, 1, 0, 1, (), (), ())
+    digest = "ab" * 32
+    proof = EventProof(
+        tenant_id=TENANT,
+        day="2026-03-01",
+        event_hash=digest,
+        ingestion_ms=5,
+        manifest_number=1,
+        manifest_key="key",
+        manifest_version_id="1",
+        manifest_sha256=digest,
+        key_id="ab" * 8,
+        part_key="part",
+        part_root=digest,
+        day_root=digest,
+        path=path,
+    )
+    return [orjson.dumps(proof.to_json())]
+
+
+def _keys(data: bytes) -> None:
+    with suppress(RecordMalformed):
+        keys._parse("keys.json", data)
+    with suppress(KeyUnknown):
+        keys._parse_wrapping(Path("wrapping.json"), data)
+
+
+def _key_samples() -> list[bytes]:
+    key = {
+        "keyId": key_id_of(b"k" * 32),
+        "publicKey": (b"k" * 32).hex(),
+        "purpose": "edge",
+        "createdMs": 1,
+        "revokedMs": 0,
+        "active": True,
+    }
+    wrapping = {"kind": "wrapping-key", "version": 1, "key": "00" * 32, "keyId": "00" * 8}
+    return [orjson.dumps({"kind": "keys", "version": 1, "keys": [key]}), orjson.dumps(wrapping)]
+
+
+def _names(data: bytes) -> None:
+    text = data.decode("latin-1")
+    for parse in (
+        layout.parse_range_object,
+        layout.parse_range_record,
+        layout.parse_closing,
+        layout.parse_late_closing,
+        layout.parse_part,
+        layout.parse_manifest,
+    ):
+        parse(text)
+    with suppress(RecordMalformed):
+        parse_head(text)
+    for refuses in (parse_time_ms, parse_clock):
+        with suppress(ValueError):
+            refuses(text)
+
+
+def _name_samples() -> list[bytes]:
+    return [
+        layout.manifest_key(TENANT, 1).encode(),
+        layout.part_key(TENANT, "2026-03-01", 0, "0" * 64).encode(),
+        layout.closing_key("2026-03-01").encode(),
+        b"north:1:" + b"0" * 64,
+        b"2026-03-01T00:00:00.000Z",
+        b"scaled:1:2:3.5",
+    ]
+
+
+def _aliases(data: bytes) -> None:
+    with suppress(orjson.JSONDecodeError):
+        value = orjson.loads(data)
+        with suppress(ValueError, KeyError, TypeError):
+            hot_aliases._parsed("2026-03-01", value)
+
+
+def _together(data: bytes) -> None:
+    decode_plain([data])
+
+
 def targets() -> Iterator[Target]:
     """Every target."""
+    yield Target(
+        "a quarantine object",
+        _quarantine,
+        lambda: _golden("quarantine/**/*.parquet"),
+        ("quarantine.from_table",),
+    )
+    yield Target("what a device says", _device_line, _said, ("edge_reading.Reader.read",))
+    yield Target("a spool entry", _entry, _entry_samples, ("edge_entry.decode",))
+    yield Target(
+        "a spool frame", _spool_frame, _spool_samples, ("decode_entries", "decode_opening")
+    )
+    yield Target("a receipt", _receipt, _receipts, ("parse_receipt",))
+    yield Target("a question about the archive", _question, _questions, ("parse_question",))
+    yield Target("a cursor", _cursor, _cursors, ("event_position", "timeline_position"))
+    yield Target("a proof", _proof, _proofs, ("EventProof.from_json", "check_event_proof"))
+    yield Target("a list of keys", _keys, _key_samples, ("keys._parse", "_parse_key"))
+    yield Target(
+        "a name",
+        _names,
+        _name_samples,
+        (
+            "parse_range_object",
+            "parse_range_record",
+            "parse_closing",
+            "parse_late_closing",
+            "parse_part",
+            "parse_manifest",
+            "parse_head",
+            "parse_time_ms",
+            "parse_clock",
+        ),
+    )
+    yield Target(
+        "aliases of HOT",
+        _aliases,
+        lambda: [orjson.dumps({"generations": [1], "read": 1, "write": 1})],
+        ("hot_aliases._parsed",),
+    )
+    yield Target("payloads together", _together, _events, ("decode_plain",))
     yield Target("strict JSON", _strict, _events, ("parse_strict",))
     yield Target("an event", _event, _events, ("check_event", "link_of"))
     yield Target("a body", _checked, _body, ("BodyChecker.check",))

@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import audit_platform
 from audit_platform_tests.fuzz.targets import Target, targets
 
 TARGETS = {t.name: t for t in targets()}
@@ -56,6 +61,46 @@ def changed(draw: st.DrawFn, samples: list[bytes]) -> bytes:
         )
         data = data[:start] + piece + data[end:]
     return data
+
+
+#: Names of functions that take bytes or text from outside.
+PARSERS = re.compile(
+    r"from_(?:bytes|json|line|table)|_?parse_?\w*|_parsed|decode\w*|record_entries|assemble"
+    r"|check_event\w*|link_of|check_part|decompressed"
+)
+
+#: What such names mean elsewhere: settings are parsed when a program starts, by a person's hand;
+#: members of what a target parses whole.
+NOT_FOREIGN = {
+    "settings.parse": "a person's own settings; test_settings.py",
+    "spans.from_json": "a member of a manifest",
+    "links.from_json": "a member of a manifest and of a dead letter",
+    "deadletter.from_line": "a line of `record_entries`",
+    "lines.parse": "the body of `parse_stored`",
+    "manifest._parse": "the body of `Manifest.from_bytes`",
+    "keys._parse_wrapping": "in the target of the list of keys",
+    "hot_aliases._parsed": "in its own target",
+}
+
+
+def _parsers() -> set[str]:
+    """`module.function` of every parser in the layers that meet foreign bytes."""
+    root = Path(audit_platform.__file__).parent
+    found = set()
+    for layer in ("record", "adapters", "operations", "services"):
+        for file in (root / layer).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+                if isinstance(node, ast.FunctionDef) and PARSERS.fullmatch(node.name):
+                    found.add(f"{file.stem}.{node.name}")
+    return found
+
+
+def test_every_parser_of_the_code_has_a_target() -> None:
+    covered = {name.rpartition(".")[2] for t in TARGETS.values() for name in t.parsers}
+    found = _parsers()
+    assert len(found) > 30
+    missing = {p for p in found if p.split(".")[1] not in covered} - NOT_FOREIGN.keys()
+    assert missing == set()
 
 
 @pytest.mark.parametrize("name", TARGETS)
