@@ -4,7 +4,7 @@ A good run is counted first, port by port. Then, for a call of it and a kind of 
 is walked again with that one fault; the step is retried as its service would, and judges compare:
 fsck, reconciliation, the independent checker with the sender's own receipts, and HOT's set.
 CI walks a sample, spread evenly over the calls of each port; its size is printed.
-`AUDIT_TEST_ALL=1` walks all of them.
+`SOAK=1` (set by `make soak`) walks all of them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def possible(way: Way, port: str) -> list[tuple[int, Fault]]:
 
 def chosen(all_of_them: list[tuple[int, Fault]], size: int) -> list[tuple[int, Fault]]:
     """One of each stretch of calls, by seed; all of them when there is time."""
-    if os.environ.get("AUDIT_TEST_ALL") == "1" or len(all_of_them) <= size:
+    if os.environ.get("SOAK") == "1" or len(all_of_them) <= size:
         return all_of_them
     dice = random.Random(SEED)
     edges = [len(all_of_them) * i // size for i in range(size + 1)]
