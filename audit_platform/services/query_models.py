@@ -31,9 +31,7 @@ class PartitionReach(_Answer):
     """How far a partition of the log is archived, and what waits behind that."""
 
     partition: int
-    archived_offset: int
     archived_up_to: str | None
-    end_offset: int
     waiting_events: int
     waiting_is_least: bool
     oldest_waiting: str | None

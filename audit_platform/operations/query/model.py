@@ -73,16 +73,15 @@ class DaySearched:
 
 @dataclass(frozen=True, slots=True)
 class PartitionReach:
-    """How far a partition of the event log is archived, and what waits behind that.
+    """How far a partition of the event log is archived, and what of the tenant waits behind that.
 
+    No offsets and no other tenant's events: they would tell how much others send.
     `waiting_events` is a lower bound when `waiting_is_least`; `oldest_ms` (the log's clock) is 0
     when nothing waits. `archived_ms` is the log's time of the last archived record, 0 for none.
     """
 
     partition: int
-    archived_offset: int
     archived_ms: int
-    end_offset: int
     waiting_events: int
     waiting_is_least: bool
     oldest_ms: int
@@ -106,7 +105,7 @@ class Completeness:
 
     @property
     def waiting_events(self) -> int:
-        """Events in the log that are not archived yet (of all tenants)."""
+        """The tenant's events in the log that are not archived yet."""
         return sum(p.waiting_events for p in self.partitions)
 
     @property
@@ -120,11 +119,14 @@ class Completeness:
         found = []
         if self.log_unavailable:
             found.append("what waits in the log is not known: log or store do not answer")
+        is_least = any(p.waiting_is_least for p in self.partitions)
         if self.tier is not Tier.HOT and self.waiting_events:
-            least = "at least " if any(p.waiting_is_least for p in self.partitions) else ""
+            least = "at least " if is_least else ""
             oldest = min(p.oldest_ms for p in self.partitions if p.oldest_ms)
             age = max(0, self.asked_ms - oldest) // 1000
             found.append(f"{least}{self.waiting_events} events not archived yet, oldest {age} s")
+        elif self.tier is not Tier.HOT and is_least:
+            found.append("too much of the log is not archived to say what waits in it")
         if self.unavailable:
             found.append(f"{len(self.unavailable)} objects could not be read")
         unverified = [d.day for d in self.days if not d.verified]
@@ -169,9 +171,7 @@ class Completeness:
             "partitions": [
                 {
                     "partition": p.partition,
-                    "archivedOffset": p.archived_offset,
                     "archivedUpTo": format_time_ms(p.archived_ms) if p.archived_ms else None,
-                    "endOffset": p.end_offset,
                     "waitingEvents": p.waiting_events,
                     "waitingIsLeast": p.waiting_is_least,
                     "oldestWaiting": format_time_ms(p.oldest_ms) if p.oldest_ms else None,

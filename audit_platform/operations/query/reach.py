@@ -26,7 +26,7 @@ def completeness(
 ) -> Completeness:
     """The completeness of an answer from this scope; what cannot be asked for it is told."""
     try:
-        partitions, unavailable = _partitions(reader), False
+        partitions, unavailable = _partitions(reader, scope.tenant_id), False
     except (LogUnavailable, UnknownTopic, StoreUnavailable):
         partitions, unavailable = (), True
     return Completeness(
@@ -40,7 +40,7 @@ def completeness(
     )
 
 
-def _partitions(reader: Reader) -> tuple[PartitionReach, ...]:
+def _partitions(reader: Reader, tenant_id: str) -> tuple[PartitionReach, ...]:
     log = reader.platform.log
     generation = reader.generation()
     topic = generation.topic(EVENTS_TOPIC) if generation else None
@@ -52,13 +52,11 @@ def _partitions(reader: Reader) -> tuple[PartitionReach, ...]:
         if generation is not None:
             last = reader.last_range(EVENTS_TOPIC, generation.number, partition, end)
         archived = max(start, last.end_offset if last else 0)
-        events, is_least, oldest = _tail(reader, partition, max(archived, first), end)
+        events, is_least, oldest = _tail(reader, tenant_id, partition, max(archived, first), end)
         found.append(
             PartitionReach(
                 partition=partition,
-                archived_offset=archived,
                 archived_ms=last.last_ms if last else 0,
-                end_offset=end,
                 waiting_events=events,
                 waiting_is_least=is_least or first > archived,
                 oldest_ms=oldest,
@@ -67,8 +65,10 @@ def _partitions(reader: Reader) -> tuple[PartitionReach, ...]:
     return tuple(found)
 
 
-def _tail(reader: Reader, partition: int, offset: int, end: int) -> tuple[int, bool, int]:
-    """(events in the log from an offset on, whether there are more, log time of the first)."""
+def _tail(
+    reader: Reader, tenant_id: str, partition: int, offset: int, end: int
+) -> tuple[int, bool, int]:
+    """(the tenant's events from an offset on, whether there may be more, log time of the first)."""
     events = oldest = read = 0
     while offset < end:
         if read > TAIL_BYTES:
@@ -79,8 +79,10 @@ def _tail(reader: Reader, partition: int, offset: int, end: int) -> tuple[int, b
             return events, True, oldest  # retention went on while we read
         if not records:
             break
-        oldest = oldest or records[0].appended_ms
-        events += sum(header_count(r.headers) for r in records)
+        own = [r for r in records if r.headers.get("tenant") == tenant_id]
+        if own:
+            oldest = oldest or own[0].appended_ms
+            events += sum(header_count(r.headers) for r in own)
         read += sum(len(r.value) for r in records)
         offset = records[-1].offset + 1
     return events, False, oldest
