@@ -18,7 +18,13 @@ import urllib3
 from audit_platform.killpoints import Killpoint
 from audit_platform.ports import Role
 from audit_platform.record.layout import EVENTS_TOPIC
-from audit_platform_tests.failures.installation import DAY, TENANT, Installation, installation
+from audit_platform_tests.failures.installation import (
+    DAY,
+    TENANT,
+    Installation,
+    Judgement,
+    installation,
+)
 from audit_platform_tests.failures.test_killpoints_hot import INDEXER, REBUILD
 
 #: The excerpt's first hours: a few bodies, some refused events among them.
@@ -51,64 +57,44 @@ def _say(made: Installation) -> None:
     made.wait_for_the_edge()
 
 
-@pytest.mark.parametrize("point", EDGE)
-def test_the_edge_dies_and_nothing_it_took_is_lost(point: Killpoint, tmp_path: Path) -> None:
-    with installation(tmp_path) as made:
-        made.start("archive-writer")
-        made.start("ingest-gateway")
-        made.start("edge-gateway", kill_at=f"{point}:2")
+def _survive(folder: Path, service: str, kill_at: str) -> Judgement:
+    """Have one service die while the devices speak, start it again, and judge what is sealed."""
+    with installation(folder) as made:
+        for name in ("archive-writer", "ingest-gateway", "edge-gateway"):
+            made.start(name, kill_at=kill_at if name == service else "")
         devices = made.start_devices(TO_MS)
-        assert made.died("edge-gateway") == KILLED
-        made.start("edge-gateway")
+        assert made.died(service) == KILLED
+        made.start(service)
         assert devices.wait(timeout=120) == 0
         made.running.pop("devices")
         made.wait_for_the_edge()
         made.stop("edge-gateway")
         made.stop("ingest-gateway")
-        result = made.finish_and_judge()
-        assert result.sealed.rows > 500
+        return made.finish_and_judge()
+
+
+@pytest.mark.parametrize("point", EDGE)
+def test_the_edge_dies_and_nothing_it_took_is_lost(point: Killpoint, tmp_path: Path) -> None:
+    result = _survive(tmp_path, "edge-gateway", f"{point}:2")
+    assert result.sealed.rows > 500
 
 
 @pytest.mark.parametrize("point", GATEWAY)
 def test_the_gateway_dies_and_nothing_acknowledged_is_lost(
     point: Killpoint, tmp_path: Path
 ) -> None:
-    with installation(tmp_path) as made:
-        made.start("archive-writer")
-        made.start("ingest-gateway", kill_at=f"{point}:2")
-        made.start("edge-gateway")
-        devices = made.start_devices(TO_MS)
-        assert made.died("ingest-gateway") == KILLED
-        made.start("ingest-gateway")
-        assert devices.wait(timeout=120) == 0
-        made.running.pop("devices")
-        made.wait_for_the_edge()
-        made.stop("edge-gateway")
-        made.stop("ingest-gateway")
-        result = made.finish_and_judge()
-        assert result.sealed.rows > 500
-        # What died after the append was sent again: it is there twice and counts once.
-        again = point in {Killpoint.FSYNCED, Killpoint.ACKNOWLEDGED, Killpoint.APPENDED}
-        assert (result.sealed.duplicates > 0) is again
+    result = _survive(tmp_path, "ingest-gateway", f"{point}:2")
+    assert result.sealed.rows > 500
+    # What died after the append was sent again: it is there twice and counts once.
+    again = point in {Killpoint.FSYNCED, Killpoint.ACKNOWLEDGED, Killpoint.APPENDED}
+    assert (result.sealed.duplicates > 0) is again
 
 
 @pytest.mark.parametrize("point", WRITER)
 def test_the_writer_dies_and_nothing_acknowledged_is_lost(point: Killpoint, tmp_path: Path) -> None:
-    with installation(tmp_path) as made:
-        made.start("archive-writer", kill_at=f"{point}:1")
-        made.start("ingest-gateway")
-        made.start("edge-gateway")
-        devices = made.start_devices(TO_MS)
-        assert made.died("archive-writer") == KILLED
-        made.start("archive-writer")
-        assert devices.wait(timeout=120) == 0
-        made.running.pop("devices")
-        made.wait_for_the_edge()
-        made.stop("edge-gateway")
-        made.stop("ingest-gateway")
-        result = made.finish_and_judge()
-        assert result.sealed.rows > 500
-        assert result.sealed.duplicates == 0
+    result = _survive(tmp_path, "archive-writer", f"{point}:1")
+    assert result.sealed.rows > 500
+    assert result.sealed.duplicates == 0
 
 
 @pytest.mark.parametrize("point", QUERY)
