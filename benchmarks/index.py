@@ -21,6 +21,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from audit_platform.adapters.embedded import hot_index
 from audit_platform.operations.log_events import log_events
 from audit_platform.operations.rebuild_hot import rebuild_hot
@@ -40,9 +42,9 @@ EVENTS = 200_000
 SEARCHES = 30
 
 
-def client_side(platform: Platform) -> tuple[float, float, float]:
-    """CPU seconds for all events of (log and decoding, values, words), without any engine."""
-    decoding = values = word_seconds = 0.0
+def client_side(platform: Platform) -> tuple[float, float]:
+    """CPU seconds for all events of (log and decoding, values and words), without any engine."""
+    decoding = preparing = 0.0
     for partition in range(platform.log.describe(EVENTS_TOPIC).partitions):
         offset, end = platform.log.bounds(EVENTS_TOPIC, partition)
         while offset < end:
@@ -51,15 +53,12 @@ def client_side(platform: Platform) -> tuple[float, float, float]:
             found = log_events(records)
             decoding += time.process_time() - started
             offset = records[-1].offset + 1
+            started = time.process_time()
             for batches in found.rows.values():
-                for rows in batches:
-                    started = time.process_time()
-                    hot_index.prepare(rows)
-                    values += time.process_time() - started
-                    started = time.process_time()
-                    hot_index.block_words(rows)
-                    word_seconds += time.process_time() - started
-    return decoding, values - word_seconds, word_seconds
+                rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+                hot_index.prepare(rows)
+            preparing += time.process_time() - started
+    return decoding, preparing
 
 
 def searches(platform: Platform, tenant_id: str) -> dict[str, float]:
@@ -101,6 +100,8 @@ def index(home: str) -> dict[str, object]:
     hot_index.prepare(
         next(iter(log_events(platform.log.read(EVENTS_TOPIC, 0, 0, 1)).rows.values()))[0]
     )
+    # And the memory that a step needs is there: a service asks for it once.
+    client_side(platform)
     before = measure_ref()
     client = client_side(platform)
     indexer = SearchIndexer(platform, Telemetry(METRICS), member="bench")
@@ -178,12 +179,12 @@ def main(arguments: Sequence[str]) -> None:
         again = _child("--rebuild", home)
     if (got["events"], again["events"]) != (count, count):
         raise SystemExit(f"{got['events']} and {again['events']} of {count} events were indexed")
-    client: Sequence[float] = got["client"]  # type: ignore[assignment] # three figures of JSON
+    client: Sequence[float] = got["client"]  # type: ignore[assignment] # two figures of JSON
     found: dict[str, float] = got["searches"]  # type: ignore[assignment] # JSON too
     one = got["ref"] * count
     print(f"index, {count:,} events, {size / count:.0f} B each:")
     print(f"  client side  {sum(client) / one:6.2f} refs (<= 4.5): log and decoding", end="")
-    print(f" {client[0] / one:.2f}, values {client[1] / one:.2f}, words {client[2] / one:.2f}")
+    print(f" {client[0] / one:.2f}, values and words {client[1] / one:.2f}")
     print(f"  engine       {(got['cpu'] - sum(client)) / one:6.2f} refs (SQLite)")
     print(f"  all          {got['cpu'] / one:6.2f} refs, {got['wall'] / count * 1e6:.1f} us wall")
     print(f"  one ref      {got['ref'] * 1e6:6.2f} us")

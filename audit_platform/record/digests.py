@@ -44,7 +44,7 @@ def _digests(values: pa.Array) -> npt.NDArray[np.uint8]:
     n = len(values)
     if n == 0:
         return np.zeros((0, DIGEST_BYTES), dtype=np.uint8)
-    frame = pl.DataFrame({"value": pl.from_arrow(values)})
+    frame = pl.Series("value", values).to_frame()
     digits = frame.select(_SHA256)["value"].to_arrow(compat_level=pl.CompatLevel.oldest())
     first = digits.offset * 2 * DIGEST_BYTES
     text = memoryview(digits.buffers()[2])[first : first + n * 2 * DIGEST_BYTES]

@@ -125,7 +125,7 @@ def _index(hot: Hot, found: LogEvents) -> tuple[int, int]:
     new = events = 0
     failed: HotUnavailable | None = None
     for (tenant_id, day), batches in sorted(found.rows.items()):
-        rows = pa.concat_batches(batches)
+        rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
         try:
             new += hot.create(tenant_id, day, rows)
         except HotUnavailable as e:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from audit_platform.adapters.embedded.hot_pool import WRITE_CACHE_KIB
 from audit_platform.record.columns import EVENT_SCHEMA, TIMESTAMP, ints_of
@@ -57,6 +58,16 @@ _STORED: Final = (
     "schema_ref",
     "prev_hash",
     "payload",
+)
+
+#: Columns of few different values in a block: each is turned into an object once.
+_REPEATED: Final = (
+    "hospital_id",
+    "device_id",
+    "chain_id",
+    "event_type",
+    "schema_ref",
+    "criticality",
 )
 
 _BLOCK: Final = (
@@ -125,13 +136,17 @@ def prepare(rows: pa.RecordBatch) -> list[Prepared]:
 
 
 def _prepared(rows: pa.RecordBatch) -> Prepared:
-    columns = {name: _values(rows[name]) for name in _STORED}
+    encoded = {name: rows[name].dictionary_encode() for name in _REPEATED}
+    columns = {
+        name: _repeated(encoded[name]) if name in encoded else _values(rows[name])
+        for name in _STORED
+    }
     bounds = {
         name: (min(columns[name]), max(columns[name])) for name in ("ingestion_time", "event_time")
     }
     return Prepared(
         values=[columns[name] for name in _STORED],
-        words=" ".join(block_words(rows)),
+        words=_words({name: e.dictionary for name, e in encoded.items()}, rows),
         ingestion=bounds["ingestion_time"],
         event=bounds["event_time"],
     )
@@ -145,28 +160,47 @@ def _values(column: pa.Array) -> list[Any]:
     return values
 
 
+def _repeated(column: pa.DictionaryArray) -> list[Any]:
+    """The same where few values are: each is one object, however often it stands there."""
+    values: list[Any] = _values(column.dictionary)
+    at = column.indices.to_numpy()
+    return list(np.array(values, dtype=object)[at].tolist())
+
+
 def block_words(rows: pa.RecordBatch) -> set[str]:
     """The selecting words of some rows, each once, as `record.words` cuts and folds them.
 
     All but pieces of event ids of four hex digits: they are as many as the rows and tell little.
     """
+    found = _words({name: rows[name].unique() for name in _REPEATED}, rows).split(" ")
+    return set(found) - {""}
+
+
+def _words(few: Mapping[str, pa.Array], rows: pa.RecordBatch) -> str:
+    """The same, with blanks between; `few` has the different values of repeated columns."""
     texts: list[bytes] = []
     for name in TEXT_COLUMNS:
-        column = rows[name].cast(pa.binary())
         if name == "event_id":
-            texts += _id_pieces(column)
+            texts += _id_pieces(rows[name].cast(pa.binary()))
         elif name == "payload":
-            texts += _payloads(column)
+            texts += _payloads(rows[name].cast(pa.binary()))
         else:
-            texts += column.unique().to_pylist()
-    # Cut at what is ASCII and parts words, in one go; few words hold anything else.
-    found = set(b" ".join(texts).translate(_ASCII_FOLD).decode("utf-8", "replace").split(" "))
-    found.discard("")
-    others = [word for word in found if not word.isascii()]
-    found.difference_update(others)
-    for text in others:
-        found.update(words(text))
-    return found
+            texts += few[name].cast(pa.binary()).to_pylist()
+    # Cut at what is ASCII and parts words. Arrow cuts and compares: words are met again and again,
+    # and a hundred thousand objects would cost three times as much.
+    text = b" ".join(texts).translate(_ASCII_FOLD).strip()
+    ends = np.array([0, len(text)], dtype=np.int32)
+    whole = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(ends), pa.py_buffer(text)])
+    found = pc.ascii_split_whitespace(whole).values.unique().cast(pa.binary())
+    one_list = pa.ListArray.from_arrays(pa.array([0, len(found)], pa.int32()), found)
+    joined: str = pc.binary_join(one_list, b" ")[0].as_py().decode("utf-8", "replace")
+    if joined.isascii():
+        return joined
+    return " ".join({cut for word in joined.split(" ") for cut in _cut(word)})
+
+
+def _cut(word: str) -> list[str]:
+    return [word] if word.isascii() else words(word)
 
 
 def _payloads(column: pa.Array) -> list[bytes]:
