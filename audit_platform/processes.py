@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Final
 
-#: Read by glibc when a process starts, so they must stand in the environment before `exec`.
+#: Read by glibc and Arrow when a process starts, so they must stand in the environment before `exec`.
 MALLOC_VARIABLES: Final = {
     # Never give the heap's top back: the next batch needs it again.
     "MALLOC_TRIM_THRESHOLD_": "4000000000",
@@ -21,6 +21,9 @@ MALLOC_VARIABLES: Final = {
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
     # Grow the heap in steps of 64 MiB.
     "MALLOC_TOP_PAD_": "67108864",
+    # Arrow's default (mimalloc) gives pages back between steps: archive cost 0.5 refs and 30 MB
+    # more. Where Arrow was built without jemalloc it says so and takes its default.
+    "ARROW_DEFAULT_MEMORY_POOL": "jemalloc",
 }
 
 
