@@ -37,6 +37,9 @@ _WHERE: Final = "spool entry"
 _KINDS: Final = 4096
 
 
+#: Chains whose beginnings of lines are remembered: an epoch's, and those beside it.
+_CHAINS: Final = 1024
+
 _sha256: Final = hashlib.sha256
 
 
@@ -163,6 +166,7 @@ class Ready(NamedTuple):
     stored: bytes
 
 
+@lru_cache(maxsize=_CHAINS)
 def start_of(chain_id: str) -> bytes:
     """What a canonical line of a chain begins with."""
     return f'{{"chainId":"{chain_id}","checksum":"'.encode()
@@ -342,5 +346,5 @@ class LiveEntry(NamedTuple):
 
     position: int
     device_id: str
-    count: int
+    count: int  # type: ignore[assignment] # hides tuple.count, which nobody asks an entry for
     lines: list[bytes]

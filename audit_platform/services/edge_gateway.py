@@ -34,7 +34,7 @@ from audit_platform.errors import (
 from audit_platform.processes import freeze_startup_objects, tune_process
 from audit_platform.services import edge_intake, edge_status, edge_uplink
 from audit_platform.services.edge_intake import Intake
-from audit_platform.services.edge_placing import DeviceAnswer, EdgeIdentity, Outcome
+from audit_platform.services.edge_placing import ACCEPTED, DeviceAnswer, EdgeIdentity, Outcome
 from audit_platform.services.edge_quarantine import Quarantine, RefusedLine
 from audit_platform.services.edge_status import EdgeParts
 from audit_platform.services.edge_uplink import Uplink
@@ -170,7 +170,7 @@ class EdgeGateway:
         refused = [
             RefusedLine(number, line, answer)
             for number, line, answer in zip(numbers, lines, answers, strict=True)
-            if answer.outcome is Outcome.REFUSED
+            if answer is not ACCEPTED and answer.outcome is Outcome.REFUSED
         ]
         kept = self._quarantine(refused) if refused else None
         status = 422 if len(refused) == len(lines) else 202
@@ -230,7 +230,10 @@ def _lines(body: bytes, is_single: bool) -> tuple[Sequence[int], list[bytes]]:  
     if not lines[-1]:
         lines.pop()
         numbers = range(1, len(lines) + 1)
-    if any(not line.strip(_BLANK) for line in lines):
+    # White space of any kind is looked for first, because that is one call a line without Python.
+    if not all(lines) or (
+        any(map(bytes.isspace, lines)) and any(not line.strip(_BLANK) for line in lines)
+    ):
         numbers = [n for n, line in zip(numbers, lines, strict=True) if line.strip(_BLANK)]
         lines = [lines[n - 1] for n in numbers]
     if not lines:
@@ -255,10 +258,11 @@ def _later(slug: str, error: AuditPlatformError) -> Problem:
 
 def _receipt(numbers: Sequence[int], answers: Sequence[DeviceAnswer], kept: str | None) -> bytes:
     """Counts, and every line of which there is more to say than that it was accepted."""
-    counts = Counter([answer.outcome for answer in answers])
+    counts = Counter([answer.outcome for answer in answers if answer is not ACCEPTED])
+    counts[Outcome.ACCEPTED] += answers.count(ACCEPTED)
     lines = []
     for number, answer in zip(numbers, answers, strict=True):
-        if answer.outcome is Outcome.ACCEPTED and not answer.slug:
+        if answer is ACCEPTED:
             continue
         said: dict[str, Any] = {"line": number, "outcome": answer.outcome}
         if answer.slug:

@@ -30,9 +30,11 @@ from audit_platform.services import edge_own
 from audit_platform.services.edge_entry import LiveEntry, Said, kind_of, ready
 from audit_platform.services.edge_memory import Memory, remember
 from audit_platform.services.edge_placing import (
+    ACCEPTED,
     DeviceAnswer,
     EdgeIdentity,
     Job,
+    Outcome,
     Placer,
     new_chain_id,
 )
@@ -102,7 +104,9 @@ class Intake:
         batch = self._reader.read(lines, self._stamp)
         with self._placed() as job:
             answers = self._placer.place_all(job, batch)
-        for outcome, count in Counter([answer.outcome for answer in answers]).items():
+        counts = Counter([answer.outcome for answer in answers if answer is not ACCEPTED])
+        counts[Outcome.ACCEPTED] += answers.count(ACCEPTED)
+        for outcome, count in (+counts).items():
             self._telemetry.count(EDGE_EVENTS, count, outcome=outcome)
         return answers
 
@@ -268,7 +272,7 @@ class Intake:
                 self._reason = "spool_failed"  # why there would be another one
         self._on_spooled(
             [
-                LiveEntry(position, entry.device_id, entry.count, lines)
+                tuple.__new__(LiveEntry, (position, entry[0], entry[2], lines))
                 for position, (entry, lines) in zip(positions, made, strict=True)
             ]
         )

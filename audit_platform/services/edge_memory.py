@@ -117,14 +117,23 @@ class Device:
     last_seen_ms: int = 0
     last_conflict: int = 0
 
+    def goes_on(self, sequence: int) -> bool:
+        """Whether a sequence is behind all that is known of the device, so that it is not taken.
+
+        What is beside the device's chain is never ahead of it.
+        """
+        return sequence >= self.main.first + len(self.main.digests)
+
     def state(self, window: int) -> DeviceState:
         """What `restore` needs to make the device what it is now; taken before each change."""
-        self.main.trim(window)
-        late = None
-        if self.late is not None:
-            self.late.trim(window)
-            late = self.late.state()
-        return self.main.state(), late, self.aside, self.last_seen_ms, self.last_conflict
+        main, late = self.main, self.late
+        if len(main.digests) > window:
+            main.trim(window)
+        late_state = None
+        if late is not None:
+            late.trim(window)
+            late_state = late.state()
+        return main.state(), late_state, self.aside, self.last_seen_ms, self.last_conflict
 
     def restore(self, state: DeviceState) -> None:
         """Make the device what it was."""
@@ -186,7 +195,10 @@ class Memory:
         if sequence >= main.first + len(main.digests):
             if not main.chain_id:
                 main.chain_id = self.chain_id
-            main.extend(sequence, digest)
+            if sequence == main.first + len(main.digests):
+                main.digests.append(digest)
+            else:
+                main.extend(sequence, digest)
             device.aside = 0
             return main, main.head
         late = device.late

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from audit_platform.record.canonical import load_canonical
 from audit_platform.record.event import MAX_EVENT_BYTES
 from audit_platform.record.together import decode_plain, doubtful_numbers, encode_canonical
 from audit_platform.record.typed import TypedPayloads
@@ -79,7 +80,15 @@ def _rewritten(payloads: Sequence[bytes]) -> list[tuple[bytes, Any] | None]:
     texts, held, doubtful = encoded
     # What was written but is not there stood twice; a text that cannot be counted has -1 keys.
     sure = ((written == held) & (held >= 0)).tolist()
+    for n in doubtful:
+        sure[n] = False
     return [
-        (text, value) if ok and n not in doubtful else None
-        for n, (text, value, ok) in enumerate(zip(texts, values, sure, strict=True))
+        (text, value) if ok else _as_written(payload)
+        for payload, text, value, ok in zip(payloads, texts, values, sure, strict=True)
     ]
+
+
+def _as_written(payload: bytes) -> tuple[bytes, Any] | None:
+    """Most payloads that only look odd are canonical."""
+    value = load_canonical(payload)
+    return None if value is None else (payload, value)

@@ -43,10 +43,10 @@ MAX_ENTRY_BYTES: Final = 1024 * 1024
 CLASSES: Final = ("low", "normal", "high", "critical")
 _RANK: Final = {"": -1} | {name: n for n, name in enumerate(CLASSES)}
 
-#: Columns of `Ready`.
-_DEVICE, _SEQUENCE, _DIGEST = 0, 1, 2
-
 _sha256: Final = hashlib.sha256
+
+#: Past a class's own __new__, which is Python code: for what is made for each device of a body.
+_new: Final = tuple.__new__
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,8 @@ class DeviceAnswer(NamedTuple):
     remedy: str = ""
 
 
-_ACCEPTED: Final = DeviceAnswer(Outcome.ACCEPTED)
+#: The answer that most events get: always this one object.
+ACCEPTED: Final = DeviceAnswer(Outcome.ACCEPTED)
 _ALREADY_TAKEN: Final = DeviceAnswer(Outcome.ALREADY_TAKEN)
 _CONFLICT: Final = DeviceAnswer(
     Outcome.CONFLICT,
@@ -102,7 +103,8 @@ _TOO_MANY: Final = DeviceAnswer(
 class _Piece:
     """Events of one device and run on their way into one entry.
 
-    `head` is the run's. `next` is the sequence that simply goes on, -1 beside the device's chain.
+    `head` is the run's. `next` is the sequence that simply goes on here; -1 beside the device's own
+    chain, and when there is no more room.
     Its class is that of its most critical event: a spool drops whole segments, and none that holds
     anything it must keep, so a class for each event would only make more entries.
     """
@@ -134,6 +136,10 @@ class _Piece:
         self.stored: list[bytes] = []
         self.size = 0
 
+    def has_room(self) -> bool:
+        """Whether another event may join it."""
+        return len(self.lines) < MAX_ENTRY_EVENTS and self.size < MAX_ENTRY_BYTES
+
     def add(self, event: Ready) -> None:
         """Complete an event that has its sequence in the run, and make it the run's head."""
         _, sequence, _, criticality, before, after, stored = event
@@ -143,13 +149,13 @@ class _Piece:
         self.stored.append(stored)
         self.size += len(line)
         if self.is_main:
-            self.next = sequence + 1
+            self.next = sequence + 1 if self.has_room() else -1
         if criticality != self.event_class:
             self.event_class = max(criticality, self.event_class, key=_RANK.__getitem__)
 
     def entry(self) -> NewEntry:
         data = encode(self.place, self.prev_hash, self.stored)
-        return NewEntry(self.place.device_id, self.event_class, len(self.stored), data)
+        return _new(NewEntry, (self.place.device_id, self.event_class, len(self.stored), data))
 
 
 @dataclass(slots=True)
@@ -176,13 +182,7 @@ class Job:
     def piece(self, device_id: str) -> _Piece | None:
         """Where the next event of a device may go, if there is such a piece already."""
         piece = self.open.get(device_id)
-        if (
-            piece is not None
-            and len(piece.lines) < MAX_ENTRY_EVENTS
-            and piece.size < MAX_ENTRY_BYTES
-        ):
-            return piece
-        return None
+        return piece if piece is not None and piece.has_room() else None
 
     def new_piece(self, run: Run, place: Place, prev_hash: str, *, is_main: bool) -> _Piece:
         """A piece for the next events of a run; `prev_hash` is the head before them."""
@@ -217,53 +217,51 @@ class Placer:
 
     def place_all(self, job: Job, batch: Batch) -> list[DeviceAnswer]:
         """Give what each line says its place, or say why it has none: the answers."""
-        answers = [_ACCEPTED] * len(batch.found)
+        answers = [ACCEPTED] * len(batch.found)
         open_pieces = job.open
         for n, event in enumerate(batch.found):
             if isinstance(event, EventRefused):
                 answers[n] = _refused(event)
                 continue
-            piece = open_pieces.get(event[_DEVICE])
-            if (
-                piece is not None
-                and event[_SEQUENCE] == piece.next
-                and len(piece.lines) < MAX_ENTRY_EVENTS
-                and piece.size < MAX_ENTRY_BYTES
-            ):
+            device_id, sequence, digest, _, _, _, _ = event
+            piece = open_pieces.get(device_id)
+            if piece is not None and piece.next == sequence:
                 # Simply the next event of a device that is in this job already.
-                piece.run.digests.append(event[_DIGEST])
+                piece.run.digests.append(digest)
                 piece.add(event)
             else:
                 answers[n] = self._place(job, event)
         for n, flag in batch.flags.items():
-            if answers[n] is _ACCEPTED:
+            if answers[n] is ACCEPTED:
                 answers[n] = DeviceAnswer(Outcome.ACCEPTED, *flag)
         return answers
 
     def _place(self, job: Job, event: Ready) -> DeviceAnswer:
         memory = self._memory
-        taken = memory.taken(event.device_id, event.sequence)
-        if taken:
-            if taken == event.digest:
+        device_id, sequence, digest, _, _, _, _ = event
+        device = memory.devices.get(device_id)
+        if device is None:
+            if len(memory.devices) >= MAX_DEVICES:
+                return _TOO_MANY
+        elif not device.goes_on(sequence) and (taken := memory.taken(device_id, sequence)):
+            if taken == digest:
                 return _ALREADY_TAKEN
             self._conflict(job, event)
             return _CONFLICT
-        if event.device_id not in memory.devices and len(memory.devices) >= MAX_DEVICES:
-            return _TOO_MANY
         self.join(job, event)
-        return _ACCEPTED
+        return ACCEPTED
 
     def join(self, job: Job, event: Ready) -> None:
         """Put an event at the end of its device's chain."""
         me, memory = self._identity, self._memory
-        device = event.device_id
+        device, sequence, digest, _, _, _, _ = event
         job.touch(memory, device)
-        run, prev_hash = memory.place(device, event.sequence, event.digest)
+        run, prev_hash = memory.place(device, sequence, digest)
         known = memory.devices[device]
         known.last_seen_ms = job.now_ms
         piece = job.piece(device)
         if piece is None or piece.run is not run:
-            place = Place(run.chain_id, me.hospital_id, me.tenant_id, device)
+            place = _new(Place, (run.chain_id, me.hospital_id, me.tenant_id, device))
             piece = job.new_piece(run, place, prev_hash, is_main=known.main is run)
         piece.add(event)
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from audit_platform.errors import EventRefused
 from audit_platform.record.canonical import MAX_SAFE_INTEGER, canonical_bytes, parse_strict
+from audit_platform.record.columns import Ints, Mask
 from audit_platform.record.derived import EventTimes
 from audit_platform.record.event import MAX_EVENT_BYTES, complete_event
 from audit_platform.record.layout import IDENTIFIER_PATTERN, ZERO_HASH
@@ -81,9 +82,27 @@ def _is_never_valid(_: object) -> bool:
     return False
 
 
-def _only(good: Sequence[object], columns: tuple[Sequence[Any], ...]) -> tuple[list[Any], ...]:
-    """The rows of columns that are good."""
-    return tuple(list(compress(column, good)) for column in columns)
+class _Rows(NamedTuple):
+    """Lines by the column. Names, sorts and payloads are None where they are not certain."""
+
+    numbers: Sequence[int]
+    device_ids: Sequence[Any]
+    devices: Sequence[bytes]
+    times: Sequence[bytes]
+    ms: Ints
+    sequences: Sequence[int]
+    counts: Sequence[bytes]
+    sorts: Sequence[Any]
+    payloads: Sequence[Any]
+
+    def only(self, good: Mask) -> _Rows:
+        """The rows that are good."""
+        picked = good.tolist()
+        columns: list[Any] = [
+            column[good] if isinstance(column, np.ndarray) else list(compress(column, picked))
+            for column in self
+        ]
+        return _Rows(*columns)
 
 
 def _remember(known: dict[Any, Any], new: dict[Any, Any]) -> None:
@@ -135,7 +154,7 @@ class Reader:
             BaseException
         ):  # a panic of a Rust validator is no Exception; signals reach the main thread only
             _logger.exception("lines could not be read together")
-        if None in found:
+        if not all(found):
             for n, line in enumerate(lines):
                 if found[n] is None:
                     alone = self._strictly(line, now)
@@ -162,39 +181,48 @@ class Reader:
         sorts = self._sorts_of(list(names))
         sequences = list(map(int, fields.sequences))
         ms, good = self._times.ms(fields.times)
-        if None in ids or None in sorts or max(sequences) > MAX_SAFE_INTEGER:
+        if not all(ids) or not all(sorts) or max(sequences) > MAX_SAFE_INTEGER:
             good &= [
                 device is not None and sort is not None and sequence <= MAX_SAFE_INTEGER
                 for device, sort, sequence in zip(ids, sorts, sequences, strict=True)
             ]
-        rows: tuple[Sequence[Any], ...] = (
+        rows = _Rows(
             fields.numbers,
             ids,
             fields.devices,
             fields.times,
-            ms.tolist(),
+            ms,
             sequences,
             fields.sequences,
             sorts,
             fields.payloads,
         )
         if not good.all():
-            rows = _only(good.tolist(), rows)
-        if not rows[0]:
-            return
-        texts, invalid = judge(rows[-2], rows[-1])
+            rows = rows.only(good)
+        if rows.numbers:
+            self._judged(rows, found, flags, start)
+
+    def _judged(
+        self,
+        rows: _Rows,
+        found: list[Ready | EventRefused | None],
+        flags: dict[int, Flag],
+        start: int,
+    ) -> None:
+        """The same for rows of which only the payloads are not certain."""
+        texts, invalid = judge(rows.sorts, rows.payloads)
         for n, value in invalid.items():
-            flag = self._flag(rows[-2][n], value)
-            if flag is not None and texts[n] is not None:
-                flags[start + rows[0][n]] = flag
-        rows = (*rows[:-1], texts)
-        if None in texts:
-            rows = _only([text is not None for text in texts], rows)
-        if not rows[0]:
-            return
-        numbers, ids, devices, times, at, sequences, counts, sorts, texts = rows
+            flag = self._flag(rows.sorts[n], value)
+            if flag is not None:
+                flags[start + rows.numbers[n]] = flag
+        rows = rows._replace(payloads=texts)
+        if not all(texts):  # none is empty
+            rows = rows.only(np.array([text is not None for text in texts]))
+            if not rows.numbers:
+                return
+        numbers, ids, devices, times, ms, sequences, counts, sorts, payloads = rows
         kinds = [sort.kind for sort in sorts]
-        columns = Columns(ids, devices, times, np.array(at), sequences, counts, kinds, texts)
+        columns = Columns(ids, devices, times, ms, sequences, counts, kinds, payloads)
         for n, event in zip(numbers, ready_all(columns, self._tenant_id), strict=True):
             found[n] = event
 
@@ -202,7 +230,7 @@ class Reader:
         """The name of each device; None where it is not well formed, or ours."""
         known = self._devices
         ids = list(map(known.get, devices))
-        if None not in ids:
+        if all(ids):
             return ids
         new = {}
         for device in {device for device, name in zip(devices, ids, strict=True) if name is None}:
@@ -216,7 +244,7 @@ class Reader:
         """The sort of each event; None where a name in it is not well formed."""
         known = self._sorts
         sorts = list(map(known.get, names))
-        if None not in sorts:
+        if all(sorts):
             return sorts
         new = {}
         for named in {named for named, sort in zip(names, sorts, strict=True) if sort is None}:
@@ -229,11 +257,9 @@ class Reader:
     def _sort(
         self, event_type: bytes, version: bytes, ref: bytes | None, criticality: bytes | None
     ) -> Sort | None:
-        kind, *others = (
-            None if name is None else name.decode("ascii", "replace")
-            for name in (event_type, ref, criticality)
-        )
-        said = {
+        kind = event_type.decode("ascii", "replace")
+        others = [None if n is None else n.decode("ascii", "replace") for n in (ref, criticality)]
+        said: dict[str, Any] = {
             "deviceId": "-",
             "eventTime": "2000-01-01T00:00:00.000Z",
             "eventType": kind,
@@ -245,7 +271,7 @@ class Reader:
             self._check(said, *others)
         except EventRefused:
             return None
-        if kind is None or kind in self._reserved:
+        if kind in self._reserved:
             return None
         return self._new_sort(kind, int(version), *others)
 

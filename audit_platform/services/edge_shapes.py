@@ -23,15 +23,14 @@ from audit_platform.record.event import MAX_EVENT_BYTES
 #: many as it has sorts of drivers; lines of any further one are read by themselves.
 MAX_SHAPES: Final = 64
 
-_NAME: Final = rb'"([^"\n]{1,128})"'
+_NAME: Final = rb'"([^"]{1,128})"'
 
-#: What may stand in each field. Names are any text here: they are looked up. No byte of a field can
-#: be a line feed, so a match never leaves its line.
+#: What may stand in each field. Names are any text here: they are looked up. A time is any text.
 _VALUES: Final = {
     "deviceId": _NAME,
     "eventType": _NAME,
     "eventVersion": rb"([1-9][0-9]{0,2})",
-    "eventTime": rb'"([^"\n]{24})"',
+    "eventTime": rb'"((?s:.{24}))"',
     "sequenceNumber": rb"(0|[1-9][0-9]{0,15})",
     "payload": rb"(\{.*\})",
     "schemaRef": _NAME,
@@ -56,13 +55,14 @@ class Fields(NamedTuple):
 
 
 class _Shape:
-    """One order of fields."""
+    """One order of fields, written without spaces or with one behind each colon and comma."""
 
     __slots__ = ("_names", "pattern")
 
-    def __init__(self, names: Sequence[str]) -> None:
-        members = rb", ?".join(b'"%b": ?%b' % (n.encode("ascii"), _VALUES[n]) for n in names)
-        self.pattern = re.compile(rb"^ ?\{ ?%b ?\} ?\r?$" % members, re.MULTILINE)
+    def __init__(self, names: Sequence[str], space: bytes) -> None:
+        members = [b'"%b":%b%b' % (n.encode("ascii"), space, _VALUES[n]) for n in names]
+        joined = (b"," + space).join(members)
+        self.pattern = re.compile(rb"^\{%b\}\r?$" % joined, re.MULTILINE)
         self._names = names
 
     def fields(self, numbers: Sequence[int], found: Sequence[tuple[bytes, ...]]) -> Fields:
@@ -78,19 +78,16 @@ class Shapes:
     """The layouts that were seen. Safe to use from several threads: it only remembers."""
 
     def __init__(self) -> None:
-        self._shapes: dict[tuple[str, ...], _Shape] = {}
+        self._shapes: dict[tuple[str, ...], _Shape] = {}  # by the space and the names
 
     def cut(self, lines: Sequence[bytes]) -> Iterator[Fields]:
-        """The fields of lines, those of one layout together; lines that no layout fits are left out.
-
-        No line may be left out that is not an event in some other way: see the module.
-        """
+        """The fields of lines, those of one layout together. What no layout fits is left out."""
         first = self._shape_of(lines[0])
         if first is not None:
             block = b"\n".join(lines)
             found = first.pattern.findall(block)
-            # A match is one whole line, so as many matches as lines are all of them; unless there
-            # is a line feed inside of what was given as one line.
+            # Each match begins where a line begins and ends where one ends. As many matches as
+            # lines: each match is one line. And no line feed is inside of what was given as one.
             if (
                 len(found) == len(lines)
                 and block.count(b"\n") == len(lines) - 1
@@ -124,12 +121,13 @@ class Shapes:
         if type(value) is not dict:
             return None
         names = tuple(value)
-        shape = self._shapes.get(names)
+        space = " " if b": " in line[: line.find(b":") + 2] else ""
+        shape = self._shapes.get((space, *names))
         if (
             shape is None
             and len(self._shapes) < MAX_SHAPES
             and value.keys() >= _REQUIRED
             and value.keys() <= _VALUES.keys()
         ):
-            shape = self._shapes[names] = _Shape(names)
+            shape = self._shapes[space, *names] = _Shape(names, space.encode())
         return shape

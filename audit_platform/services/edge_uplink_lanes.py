@@ -77,7 +77,7 @@ class Lanes:
         self._again = Runs()
         self._later = Runs()
         self._replays_left = 0
-        self._offered: dict[int, LiveEntry] = {}
+        self._offered: dict[int, Item] = {}
         self._offered_bytes = 0
         self._offering = threading.Lock()
         self._behind_entries = self._behind_events = 0
@@ -112,12 +112,12 @@ class Lanes:
 
         From any thread; never blocks. What there is no room for is read from the spool.
         """
+        items = list(map(item_of, entries))
         with self._offering:
-            for entry in entries:
-                size = item_of(entry).size
-                if entry.position >= self._scanned and self._offered_bytes + size <= LIVE_BYTES:
-                    self._offered[entry.position] = entry
-                    self._offered_bytes += size
+            for item in items:
+                if item.position >= self._scanned and self._offered_bytes + item.size <= LIVE_BYTES:
+                    self._offered[item.position] = item
+                    self._offered_bytes += item.size
 
     def scan(self) -> bool:
         """Look at entries that are new here, `SCAN_BYTES` at most. Whether there were any.
@@ -132,21 +132,22 @@ class Lanes:
                 # hole, or released.
                 self._scanned = max(self._scanned, self._start_end)
                 break
-            for item in found:
-                left -= item.size
-                self._scanned = item.position + 1
-                if item.position not in self._skip:
-                    self._classify(item)
+            left -= sum([item.size for item in found])
+            self._scanned = found[-1].position + 1
+            self._classify(found)
         self._most_behind = max(self._most_behind, self._behind_now())
         return self._scanned > before
 
     def _next_entries(self) -> list[Item]:
+        items = []
         with self._offering:
-            offered = self._offered.pop(self._scanned, None)
-            if offered is not None:
-                item = item_of(offered)
-                self._offered_bytes -= item.size
-                return [item]
+            at = self._scanned
+            while (offered := self._offered.pop(at, None)) is not None:
+                items.append(offered)
+                self._offered_bytes -= offered.size
+                at += 1
+        if items:
+            return items
         items = [item_of(entry) for entry in self._spool.read(self._scanned, READ_BYTES)]
         if items:
             self._forget_offers(items[-1].position)
@@ -156,25 +157,27 @@ class Lanes:
         """Offers that come too late: the spool was read meanwhile. They come about in order."""
         with self._offering:
             while self._offered and (position := next(iter(self._offered))) <= last:
-                self._offered_bytes -= item_of(self._offered.pop(position)).size
+                self._offered_bytes -= self._offered.pop(position).size
 
-    def _classify(self, item: Item) -> None:
-        if self._may_be_live(item):
-            self._live.append(item)
-            self._live_bytes += item.size
-            self._live_events += item.count
-        else:
-            self._put_behind(item)
-
-    def _may_be_live(self, item: Item) -> bool:
-        return (
-            item.position >= self._start_end
-            and self._replayed_to() >= self._blind_to
-            and not self._again
-            and self._live_bytes + item.size <= LIVE_BYTES
-            and len(self._skip) < MAX_SKIPS
-            and self._behind.get(item.device_id, -1) < self._replayed_to()
-        )
+    def _classify(self, items: Sequence[Item]) -> None:
+        replayed_to = self._replayed_to()
+        may_be_live = not self._again and len(self._skip) < MAX_SKIPS
+        for item in items:
+            position, device_id, count, size, _ = item
+            if position < self._start_end:
+                if position not in self._skip:  # only what was there before us can be released
+                    self._put_behind(item)
+            elif (
+                may_be_live
+                and replayed_to >= self._blind_to
+                and self._live_bytes + size <= LIVE_BYTES
+                and self._behind.get(device_id, -1) < replayed_to
+            ):
+                self._live.append(item)
+                self._live_bytes += size
+                self._live_events += count
+            else:
+                self._put_behind(item)
 
     def _put_behind(self, item: Item) -> None:
         self._behind_entries += 1

@@ -84,7 +84,8 @@ def item_of(entry: Entry | LiveEntry) -> Item:
         size = sum(map(len, entry.lines)) + _ENTRY_COST
     else:
         size = len(entry.data) + _ENTRY_COST
-    return Item(entry.position, entry.device_id, entry.count, size, entry)
+    # Past the class's own __new__, which is Python code: every entry of the edge comes by here.
+    return tuple.__new__(Item, (entry.position, entry.device_id, entry.count, size, entry))
 
 
 #: Keeps bytes that can not be sent: (position, bytes, why). Durable on return, or raises `OSError`.

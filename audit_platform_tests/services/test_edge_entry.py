@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from audit_platform.record.event import check_event, complete_event
 from audit_platform.record.layout import ZERO_HASH
 from audit_platform.record.times import format_time_ms
 from audit_platform.services.edge_entry import (
+    Columns,
     Place,
     Said,
     canonical,
@@ -26,6 +28,9 @@ from audit_platform.services.edge_entry import (
     kind_of,
     lines_of,
     name,
+    ready,
+    ready_all,
+    stored_line,
 )
 
 PLACE = Place("0123456789abcdef", "h-1", "north", "pump-1")
@@ -98,7 +103,7 @@ def test_lines_come_back_as_complete_event_makes_them(given_events: list[dict[st
         )
         wanted.append(completed.canonical)
         prev_hash = completed.event_hash.hex()
-    data = encode(PLACE, ZERO_HASH, [as_said(value) for value in given_events])
+    data = encode(PLACE, ZERO_HASH, [stored_line(as_said(value)) for value in given_events])
     assert lines_of(entry(data)) == wanted
     for made in wanted:
         assert check_event(made, "north").canonical == made
@@ -106,7 +111,7 @@ def test_lines_come_back_as_complete_event_makes_them(given_events: list[dict[st
 
 @given(events)
 def test_decoding_gives_what_was_encoded(value: dict[str, Any]) -> None:
-    found = decode(encode(PLACE, "ab" * 32, [as_said(value)]))
+    found = decode(encode(PLACE, "ab" * 32, [stored_line(as_said(value))]))
     assert found is not None
     assert (found.place, found.prev_hash) == (PLACE, "ab" * 32)
     assert found.events == [as_said(value)]
@@ -118,7 +123,7 @@ def test_what_can_be_derived_is_not_stored(value: dict[str, Any]) -> None:
     second = event._replace(sequence=(event.sequence + 1) % 2**53)
     named = name(event, "north")
     made = canonical(event, named, PLACE, ZERO_HASH)
-    data = encode(PLACE, ZERO_HASH, [event, second])
+    data = encode(PLACE, ZERO_HASH, [stored_line(event), stored_line(second)])
     head = hashlib.sha256(made).hexdigest()
     for derived in (named.checksum, named.event_id, head):
         assert derived.encode() not in data
@@ -137,6 +142,24 @@ def test_the_digest_tells_what_the_device_gave(
     later = one._replace(event_time=format_time_ms(0), stamped=True)
     assert name(later, "north").digest == name(one._replace(stamped=True), "north").digest
     assert 0 < digests[0] < 2**64
+
+
+def test_a_digest_is_never_the_one_that_means_not_taken() -> None:
+    event = Said("pump-1", format_time_ms(0), 7, kind_of("new", 1, "low", "", "h-1"), "{}", False)  # noqa: FBT003 - a tuple's column
+    digest = name(event, "north").digest
+    kind = event.kind._replace(tag=event.kind.tag ^ digest)
+    columns = Columns(
+        ["pump-1"],
+        [b"pump-1"],
+        [event.event_time.encode()],
+        np.zeros(1, np.int64),
+        [7],
+        [b"7"],
+        [kind],
+        [b"{}"],
+    )
+    assert ready_all(columns, "north") == [ready(event._replace(kind=kind), "north")]
+    assert ready_all(columns, "north")[0].digest == 1
 
 
 def test_a_line_that_joins_no_chain_comes_back_as_it_is() -> None:

@@ -95,6 +95,17 @@ def test_all_that_is_spooled_is_complete_and_canonical(world: EdgeWorld) -> None
     assert len(world.lines()) == 31
 
 
+def test_a_device_that_counts_anew_for_a_whole_window_has_moved_also_within_one_body(
+    world: EdgeWorld,
+) -> None:
+    world.take(line(10_000))
+    world.take(*(line(n) for n in range(edge_memory.WINDOW)))
+    world.take(line(20_000))
+    first, *anew, last = world.events("pump-1")
+    assert {event["chainId"] for event in anew} == {last["chainId"]} != {first["chainId"]}
+    assert last["prevHash"] == event_hash(anew[-1])
+
+
 def test_fresh_entries_are_handed_over_with_the_lines_that_the_spool_has(world: EdgeWorld) -> None:
     world.take(line(0), line(0, "pump-2"), line(1))
     kept = world.entries()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from audit_platform.record.canonical import canonical_bytes
 from audit_platform.record.event import MAX_EVENT_BYTES
 from audit_platform.record.schemas import registry
 from audit_platform.record.together import decode_plain, encode_canonical
+from audit_platform.services import edge_shapes
+from audit_platform.services.edge_entry import ready, said_again
 from audit_platform.services.edge_reading import Read, Reader
 from audit_platform_tests.services.edge_world import line, said
 
@@ -24,8 +27,21 @@ def reader() -> Reader:
     return Reader(registry(), "north", "h-1", "edge-1")
 
 
-def read(*lines: bytes, by: Reader | None = None) -> list[Read | EventRefused]:
-    return (by or reader()).read(lines, lambda: NOW)
+def read(
+    *lines: bytes, by: Reader | None = None, now: Callable[[], str] = lambda: NOW
+) -> list[Read | EventRefused]:
+    """What each line is; and what is ready to be placed is what one event by itself would be."""
+    batch = (by or reader()).read(lines, now)
+    assert len(batch.found) == len(lines)
+    found: list[Read | EventRefused] = []
+    for n, event in enumerate(batch.found):
+        if isinstance(event, EventRefused):
+            found.append(event)
+        else:
+            said = said_again(event, "h-1")
+            assert event == ready(said, "north")
+            found.append(Read(said, batch.flags.get(n)))
+    return found
 
 
 def plain(found: Read | EventRefused) -> object:
@@ -130,7 +146,8 @@ def lines(draw: st.DrawFn) -> bytes:
             pairs.append((name, draw(choices)))
     colon = draw(st.sampled_from([":", ": ", " :"]))
     shuffled = draw(st.permutations(pairs))
-    text = "{" + ",".join(f'"{name}"{colon}{value}' for name, value in shuffled) + "}"
+    comma = draw(st.sampled_from([",", ", "]))
+    text = "{" + comma.join(f'"{name}"{colon}{value}' for name, value in shuffled) + "}"
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -165,10 +182,8 @@ def test_texts_that_are_not_doubtful_are_canonical(given_texts: list[str]) -> No
             assert found[n] == canonical_bytes(value)
 
 
-def test_most_lines_of_a_device_are_read_together() -> None:
-    by = reader()
-    given_lines = [line(n, f"pump-{n % 7}") for n in range(1000)]
-    given_lines[500] = b'{"deviceId":'
+def read_alone(by: Reader) -> list[bytes]:
+    """The lines that a reader reads by themselves from now on."""
     strict: list[bytes] = []
     slow = by._strictly
 
@@ -177,9 +192,84 @@ def test_most_lines_of_a_device_are_read_together() -> None:
         return slow(data, now)
 
     by._strictly = counted  # type: ignore[method-assign, assignment] # the slow path is counted
+    return strict
+
+
+def test_most_lines_of_a_device_are_read_together() -> None:
+    by = reader()
+    given_lines = [line(n, f"pump-{n % 7}") for n in range(1000)]
+    given_lines[500] = b'{"deviceId":'
+    strict = read_alone(by)
     found = read(*given_lines, by=by)
     assert strict == [given_lines[500]]
     assert [n for n, f in enumerate(found) if isinstance(f, EventRefused)] == [500]
+
+
+def laid_out(n: int, payload: dict[str, Any]) -> bytes:
+    """An event in one of several layouts: other orders of fields, spaces, optional fields."""
+    fields = said(n, payload=payload)
+    if n % 2:
+        fields = dict(sorted(fields.items()))
+    if n % 3 == 0:
+        fields = {"criticality": "high", **fields, "schemaRef": "heartbeat/1"}
+    separators = (", ", ": ") if n % 5 == 0 else (",", ":")
+    return json.dumps(fields, separators=separators, ensure_ascii=False).encode()
+
+
+def test_lines_of_many_layouts_are_read_together_too() -> None:
+    by = reader()
+    strict = read_alone(by)
+    given_lines = [laid_out(n, {"uptimeSeconds": n}) for n in range(200)]
+    given_lines += [data + b"\r" for data in given_lines]
+    found = read(*given_lines, by=by)
+    assert strict == []
+    assert [f.said.sequence for f in found if isinstance(f, Read)] == [*range(200)] * 2
+    assert {f.said.kind.criticality for f in found if isinstance(f, Read)} == {"low", "high"}
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"sha256": "4e3"},  # looks like an exponent
+        {"b": 1, "a": {"d": "\u00b5", "c": [1.5, None]}},  # keys in another order
+        {"from": "v1.0", "note": "a: b, {c}"},
+    ],
+)
+def test_payloads_that_only_look_odd_are_read_together(payload: dict[str, Any]) -> None:
+    by = reader()
+    strict = read_alone(by)
+    found = read(*[laid_out(n, payload) for n in range(30) if n % 5], by=by)
+    assert strict == []
+    wanted = canonical_bytes(payload).decode()
+    assert [f.said.payload for f in found if isinstance(f, Read)] == [wanted] * 24
+
+
+def test_endless_layouts_are_read_right_and_not_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(edge_shapes, "MAX_SHAPES", 2)
+    by = reader()
+    strict = read_alone(by)
+    found = read(*[laid_out(n, {"uptimeSeconds": n}) for n in range(30)], by=by)
+    assert [f.said.sequence for f in found if isinstance(f, Read)] == [*range(30)]
+    assert 0 < len(strict) < 30
+    assert len(by._shapes._shapes) == 2
+
+
+def test_an_event_with_other_bytes_around_it_on_lines_of_their_own_is_not_one_line() -> None:
+    for data in (b"x\n" + line(), line() + b"\nx", line(1) + b"\n" + line(2)):
+        assert refusal(data).slug == "bad_json"
+    [good] = read(b"\n" + line() + b"\n")
+    assert isinstance(good, Read)
+    first, other = read(line(1), b"x\n" + line(2))
+    assert isinstance(first, Read)
+    assert isinstance(other, EventRefused)
+
+
+def test_numbers_of_a_payload_that_its_schema_takes_are_put_in_canonical_form_too() -> None:
+    found = one(line(payload={"batteryPercent": 50.0, "uptimeSeconds": 7}))
+    assert found.said.payload == '{"batteryPercent":50,"uptimeSeconds":7}'
+    assert found.flag is None
 
 
 # -------------------------------------------------------------------------------------- refusals
@@ -274,7 +364,7 @@ def test_without_a_good_clock_an_event_without_a_time_is_refused() -> None:
     def no_clock() -> str:
         raise EventRefused("edge_clock_off", "eventTime", "the clock is wrong", remedy="set it")
 
-    timeless, timed = reader().read([line(eventTime=None), line()], no_clock)
+    timeless, timed = read(line(eventTime=None), line(), now=no_clock)
     assert isinstance(timeless, EventRefused)
     assert timeless.slug == "edge_clock_off"
     assert isinstance(timed, Read)
