@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Final
 
-#: Read by glibc and Arrow when a process starts, so they must stand in the environment before `exec`.
+#: Read by glibc and Arrow when a process starts: they must stand in the environment before `exec`.
 MALLOC_VARIABLES: Final = {
     # Never give the heap's top back: the next batch needs it again.
     "MALLOC_TRIM_THRESHOLD_": "4000000000",

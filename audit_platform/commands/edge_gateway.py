@@ -7,9 +7,7 @@ import click
 from audit_platform.commands._shared import settings
 
 
-@click.command(
-    epilog="Example: audit-platform edge-gateway"
-)
+@click.command(epilog="Example: audit-platform edge-gateway")
 def command() -> None:
     """Run the service that takes events of one site's devices.
 
