@@ -3,7 +3,7 @@
 Fills an embedded log, then lets an archive-writer of a process of its own (as it runs in service,
 allocator tuned) carry all of it into landing. CPU time is that of the whole process: reading the
 log, proving and building the columns, Parquet, storing and locking, records, group offsets.
-Run: `python -m benchmarks.archive [events]`. Targets: 12 refs an event, 350 MB.
+Run: `python -m benchmarks.archive [events]`. Targets: 10 refs an event, 350 MB.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def main() -> None:
         raise SystemExit(f"{got['events']} of {count} events were archived")
     micros = got["cpu"] / count * 1e6
     print(f"archive, {count:,} events, {size / count:.0f} B each:")
-    print(f"  CPU          {micros:6.2f} us/event = {micros / got['ref'] / 1e6:5.2f} refs (<= 12)")
+    print(f"  CPU          {micros:6.2f} us/event = {micros / got['ref'] / 1e6:5.2f} refs (<= 10)")
     print(f"  one ref      {got['ref'] * 1e6:6.2f} us")
     print(f"  peak memory  {got['peak'] / 1e6:6.0f} MB (<= 350)")
     print(f"  landing      {got['bytes'] / count:6.1f} B/event in {got['ranges']} ranges")

@@ -2,7 +2,7 @@
 
 The real program in its own process, real fsync, bodies of 500 events as zstd over HTTP, from the
 excerpt's real rows (`rows.py`). Run: `python -m benchmarks.ingest [--events 1000000]`.
-Target: at most 14 refs an event and 350 MB.
+Target: at most 10 refs an event and 350 MB.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def main() -> None:
     )
     print(f"CPU, user       {user * 1e6:>12.2f} us/event")
     print(f"CPU, system     {system * 1e6:>12.2f} us/event")
-    print(f"CPU             {(user + system) / quiet:>12.2f} refs/event (at most 14)")
+    print(f"CPU             {(user + system) / quiet:>12.2f} refs/event (at most 10)")
     print(f"                {(user + system) / during.ref:>12.2f} of the refs meanwhile")
     print(f"peak memory     {peak:>12.0f} MB (at most 350)")
     print(f"wall            {count / took:>12,.0f} events/s, sender and server on one machine")

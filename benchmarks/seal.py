@@ -2,7 +2,7 @@
 
 Fills and archives an embedded log as `archive.py` does, closes the day, then seals and verifies
 each tenant's day in a process of its own. Run: `python -m benchmarks.seal [events]`.
-Targets: seal 10 refs and 1 GB, verify 6 refs, COLD 75 bytes an event.
+Targets: seal 7.5 refs and 1 GB, verify 4.5 refs, COLD 65 bytes an event.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def main() -> None:
         platform.keys.new("manifest", platform.clock.now_ms())
         register_edges(platform, count)
         platform.close()
-        for name, refs, memory in (("seal", 10, 1000), ("verify", 6, 1000)):
+        for name, refs, memory in (("seal", 7.5, 1000), ("verify", 4.5, 1000)):
             got = run("benchmarks.seal", name, home)
             if got["rows"] != count:
                 raise SystemExit(f"{name}: {got['rows']} rows of {count} events")
@@ -128,7 +128,7 @@ def main() -> None:
             print(f"  peak memory  {got['peak'] / 1e6:6.0f} MB (<= {memory})")
             if name == "seal":
                 size, parts = got["bytes"] / count, got["parts"]
-                print(f"  COLD         {size:6.1f} B/event (<= 75) in {parts} parts")
+                print(f"  COLD         {size:6.1f} B/event (<= 65) in {parts} parts")
 
 
 if __name__ == "__main__":
