@@ -29,7 +29,7 @@ MAX_REASON_CHARS: Final = 300
 _EVENT_TYPE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # by identity: lists of them are searched for None
 class EventSchema:
     """One version of one event type. `schema_ref` is `<eventType>/<version>`.
 
