@@ -180,3 +180,7 @@ class SettingInvalid(AuditPlatformError):
         self.setting = setting
         self.found = found
         self.wanted = wanted
+
+
+class StackError(AuditPlatformError):
+    """A server of the stack could not be had, started or reached: says which, and what to do."""

@@ -17,7 +17,8 @@ from audit_platform.adapters.embedded.metadata import SqlMetadata, open_sqlite
 from audit_platform.adapters.embedded.objects import EmbeddedObjects
 from audit_platform.adapters.spool.spool import FileSpool
 from audit_platform.ports import Clock, EdgePorts, Full, Keys, Platform, Spool, SpoolLimits
-from audit_platform.settings import Settings, full_policies
+from audit_platform.settings import Settings
+from audit_platform.settings_forms import full_policies
 
 
 def open_metadata(settings: Settings) -> SqlMetadata:

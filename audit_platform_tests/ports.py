@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 
-from audit_platform.settings import FIRST_LENT_PORT
+from audit_platform.settings_forms import FIRST_LENT_PORT
 
 
 def free_port() -> int:

@@ -23,12 +23,16 @@ ALLOWED = {
     "record": {"record", "errors"},
     "schemas": set(),
     "ports": {"record", "errors"},
-    "settings": {"adapters", "record", "errors"},  # checks AUDIT_CLOCK by the parser of the clocks
+    "settings_forms": {"adapters"},  # checks AUDIT_CLOCK by the parser of the clocks
+    "settings_rows": {"adapters", "record", "settings_forms"},
+    "settings_servers": {"settings_forms"},
+    "settings": {"settings_forms", "settings_rows", "settings_servers", "errors"},
+    "stack": {"stack", "adapters", "ports", "record", "settings", "settings_forms", *BASE},
     "telemetry": BASE,
     "processes": BASE,
     "adapters": {"adapters", "ports", "record", *BASE},
     "operations": {"operations", "ports", "record", *BASE},
-    "wiring": {"adapters", "ports", "record", "settings", *BASE},
+    "wiring": {"adapters", "ports", "record", "settings", "settings_forms", *BASE},
     "services": {
         "services",
         "operations",
@@ -51,11 +55,22 @@ ALLOWED = {
         "ports",
         "record",
         "settings",
+        "stack",
         "wiring",
         *BASE,
     },
     "cli": {"commands", *BASE},
-    "demo": {"demo", "adapters", "operations", "ports", "record", "settings", "wiring", "commands"}
+    "demo": {
+        "demo",
+        "adapters",
+        "operations",
+        "ports",
+        "record",
+        "settings",
+        "settings_forms",
+        "wiring",
+        "commands",
+    }
     | BASE,
 }
 
@@ -72,6 +87,10 @@ VENDORS = {
     "boto3": {"adapters"},
     "confluent_kafka": {"adapters"},
     "opensearchpy": {"adapters"},
+    "psycopg": {"adapters"},
+    "redis": {"adapters"},
+    "jwt": {"adapters"},
+    "pkcs11": {"adapters"},
 }
 
 

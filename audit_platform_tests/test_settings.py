@@ -43,7 +43,7 @@ def test_every_setting_has_one_row_and_one_field() -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("AUDIT_PROFILE", "stack"),
+        ("AUDIT_PROFILE", "cluster"),
         ("AUDIT_HOME", ""),
         ("AUDIT_CLOCK", "fast"),
         ("AUDIT_PARTITIONS", "0"),

@@ -25,7 +25,7 @@ from typing import Final
 import orjson
 
 from audit_platform.demo.home import DemoStopped
-from audit_platform.settings import FIRST_LENT_PORT
+from audit_platform.settings_forms import FIRST_LENT_PORT
 
 #: A log that grows beyond this is put aside once as `<name>.log.1`, and begins anew.
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024

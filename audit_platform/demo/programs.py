@@ -18,7 +18,8 @@ from audit_platform.demo import setup
 from audit_platform.demo.children import free_port
 from audit_platform.demo.home import DemoHome, State
 from audit_platform.demo.proofs import CLI
-from audit_platform.settings import PREFIX, Settings
+from audit_platform.settings import Settings
+from audit_platform.settings_forms import PREFIX
 
 #: Wall-clock seconds after midnight before the day is closed.
 GRACE_SECONDS: Final = 5

@@ -18,7 +18,7 @@ import pytest
 from audit_platform.demo import children as children_module
 from audit_platform.demo.children import Children, end_stale, free_port, members
 from audit_platform.demo.home import DemoStopped
-from audit_platform.settings import FIRST_LENT_PORT
+from audit_platform.settings_forms import FIRST_LENT_PORT
 
 #: Longer than any test: what still runs then was forgotten.
 WAITS = "import signal; signal.pause()"

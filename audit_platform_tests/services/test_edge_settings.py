@@ -10,7 +10,8 @@ from audit_platform.errors import SettingInvalid
 from audit_platform.record.envelope import CRITICALITIES
 from audit_platform.services.edge_gateway import identity_of
 from audit_platform.services.edge_placing import CLASSES
-from audit_platform.settings import EVENT_CLASSES, Settings
+from audit_platform.settings import Settings
+from audit_platform.settings_forms import EVENT_CLASSES
 
 
 def test_an_edge_needs_a_tenant_and_a_hospital() -> None:
