@@ -9,9 +9,9 @@ from typing import Final
 
 import dagster as dg
 
+from audit_platform.defs.attempts import CAUSE_TAG
 from audit_platform.defs.jobs import verify_day
 from audit_platform.defs.partitions import SETTINGS, TENANT, TenantDay, new_tenants
-from audit_platform.defs.sensors import CAUSE_TAG
 from audit_platform.ports import Platform
 from audit_platform.record import layout
 

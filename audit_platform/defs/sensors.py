@@ -1,18 +1,18 @@
 """Sensors: what makes runs start. `day_closing` closes days and has each tenant's next one sealed.
 
 Days for which something came later are closed again and sealed again.
-Belongs here: whom to ask for which run, attempts, words for the tick. Does not: which day is due,
-next or late (`operations/closing.py`, `turns.py`, `late_turns.py`), the work (`cold.py`).
-Source: design section 5 (closing a day); Dagster: a `run_key` is taken once, for good.
+Belongs here: whom to ask for which run, words for the tick. Does not: which day is due, next or
+late (`operations/closing.py`, `turns.py`, `late_turns.py`), how often (`attempts.py`), the work
+(`cold.py`). Source: design section 5 (closing a day).
 """
 
 import json
-import time
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
 import dagster as dg
 
+from audit_platform.defs.attempts import DAY_TAG, TENANT_TAG, Wanted, next_attempt
 from audit_platform.defs.jobs import seal_day
 from audit_platform.defs.metadata import closing_digest, hole_text
 from audit_platform.defs.partitions import SETTINGS, TENANT, TenantDay, new_tenants
@@ -23,20 +23,7 @@ from audit_platform.operations.late_turns import Known, add_due, look_for_late_d
 from audit_platform.operations.turns import NOTHING, Sealed, next_day, sealed_until
 from audit_platform.ports import Platform, Tenant
 
-#: Runs of one tenant-day before a person has to look. A store that was away for a few minutes is
-#: back by then; what fails five times fails for a reason.
-MAX_ATTEMPTS: Final = 5
-
-#: Wait after the first failure; twice as long after each further one (1, 2, 4, 8 minutes).
-RETRY_SECONDS: Final = 60.0
-
-#: When this process began. The default launcher cannot say whether a run lives, and a run whose
-#: code server died stays "started" for ever; one that began before us has lost its code server.
-PROCESS_STARTED: Final = time.time()
-
 CLOSING_TAG: Final = "audit/closing"
-ATTEMPT_TAG: Final = "audit/attempt"
-CAUSE_TAG: Final = "audit/cause"
 
 DAY_CLOSING: Final = "day_closing"
 
@@ -132,7 +119,7 @@ def _late(tick: _Tick, grace_ms: int) -> None:
         tick.context.log.error("%s: rows for %s, which was never closed", tenant_id, day)
     for hole in turns.holes:
         tick.wait(f"looking for late rows: {hole_text(hole)}")
-    asked = {request.tags["audit/tenant"] for request in tick.requests}
+    asked = {request.tags[TENANT_TAG] for request in tick.requests}
     for due in turns.due:
         # Runs of one tenant take manifest numbers one after the other; a second one would wait.
         if due.tenant_id not in asked:
@@ -169,46 +156,23 @@ def _next_of(tick: _Tick, tenant: Tenant, hint: Sealed, closed: list[str]) -> No
 
 def _request(tick: _Tick, target: TenantDay, closing: str) -> None:
     """Ask for one run, unless one is under way, has just failed, or too many have."""
-    tags = {"audit/tenant": target.tenant_id, "audit/day": target.day, CLOSING_TAG: closing}
-    instance = tick.context.instance
-    runs = instance.get_run_records(dg.RunsFilter(job_name=seal_day.name, tags=tags))
-    for record in runs:
-        if not record.dagster_run.is_finished and not _abandoned(instance, record):
-            tick.wait(f"{target.key}: run {record.dagster_run.run_id} is under way")
-            return
-    tried = len(runs)
-    if tried >= MAX_ATTEMPTS:
-        words = f"{target.key}: gave up after {tried} runs; mend the cause, then run seal_day"
-        tick.context.log.error(words)
-        tick.wait(words)
-        return
-    if tried:
-        last = max(r.end_time or r.update_timestamp.timestamp() for r in runs)
-        rest = last + RETRY_SECONDS * 2 ** (tried - 1) - time.time()
-        if rest > 0:
-            tick.wait(f"{target.key}: run {tried} failed, trying again in {rest:.0f} s")
-            return
-    attempt = str(tried + 1)
-    tick.requests.append(
-        dg.RunRequest(
-            run_key=f"{target.key}:{closing}:{attempt}",
+    asked = next_attempt(
+        tick.context.instance,
+        Wanted(
+            job=seal_day.name,
+            label=str(target.key),
+            incident=closing,
+            cause=DAY_CLOSING,
+            tags={TENANT_TAG: target.tenant_id, DAY_TAG: target.day, CLOSING_TAG: closing},
             partition_key=target.key,
-            tags={**tags, ATTEMPT_TAG: attempt, CAUSE_TAG: DAY_CLOSING},
-        )
+        ),
     )
-
-
-def _abandoned(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
-    """Has the run lost its code server? Then it is marked failed. Sealing twice would be safe."""
-    run = record.dagster_run
-    begun = record.start_time or record.create_timestamp.timestamp()
-    started = run.status in {dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED}
-    if instance.run_launcher.supports_check_run_worker_health or not started:
-        return False
-    if begun >= PROCESS_STARTED:
-        return False
-    instance.report_run_failed(run, "Its code server is gone; the sensor starts another run.")
-    return True
+    if isinstance(asked, dg.RunRequest):
+        tick.requests.append(asked)
+        return
+    if asked.gave_up:
+        tick.context.log.error(asked.words)
+    tick.wait(asked.words)
 
 
 defs = dg.Definitions(sensors=[day_closing])

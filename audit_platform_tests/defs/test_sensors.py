@@ -5,7 +5,7 @@ import time
 import dagster as dg
 import pytest
 
-from audit_platform.defs import sensors
+from audit_platform.defs import attempts
 from audit_platform.defs.metadata import closing_digest
 from audit_platform.defs.partitions import TENANT
 from audit_platform.operations import late_turns
@@ -131,8 +131,8 @@ def test_a_failed_run_is_tried_again_after_a_rest_but_not_for_ever(
     (run,) = orchestra.answer(orchestra.tick())
     assert not run.success
     assert "run 1 failed, trying again in" in words_of(orchestra.tick())
-    monkeypatch.setattr(sensors, "RETRY_SECONDS", 0.0)
-    for attempt in range(2, sensors.MAX_ATTEMPTS + 1):
+    monkeypatch.setattr(attempts, "RETRY_SECONDS", 0.0)
+    for attempt in range(2, attempts.MAX_ATTEMPTS + 1):
         result = orchestra.tick()
         (request,) = result.run_requests or []
         assert request.tags["audit/attempt"] == str(attempt)
@@ -141,7 +141,7 @@ def test_a_failed_run_is_tried_again_after_a_rest_but_not_for_ever(
     for _ in range(3):
         result = orchestra.tick()
         assert result.run_requests == []
-        assert f"gave up after {sensors.MAX_ATTEMPTS} runs" in words_of(result)
+        assert f"gave up after {attempts.MAX_ATTEMPTS} runs" in words_of(result)
     # A person mends the cause and runs it by hand: the tenant goes on.
     world.platform.keys.new("manifest", world.clock.now_ms())
     assert orchestra.run("seal_day").success
@@ -186,8 +186,8 @@ def test_a_run_that_lost_its_code_server_is_failed_and_replaced(
     end(orchestra.world, DAY)
     (request,) = orchestra.tick().run_requests or []
     run_id = under_way(orchestra, request)
-    monkeypatch.setattr(sensors, "PROCESS_STARTED", time.time() + 1)
-    monkeypatch.setattr(sensors, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(attempts, "PROCESS_STARTED", time.time() + 1)
+    monkeypatch.setattr(attempts, "RETRY_SECONDS", 0.0)
     (again,) = orchestra.tick().run_requests or []
     assert again.tags["audit/attempt"] == "2"
     run = orchestra.instance.get_run_by_id(run_id)
