@@ -25,6 +25,8 @@ from audit_platform.record import deadletter, layout, signing
 from audit_platform.record.event import complete_event, format_time_ms, link_of, stored_line
 from audit_platform.record.report import Report
 from audit_platform.services.archive_writer import METRICS, ArchiveWriter
+from audit_platform.services.search_indexer import METRICS as INDEXER_METRICS
+from audit_platform.services.search_indexer import SearchIndexer
 from audit_platform.settings import Settings
 from audit_platform.telemetry import Telemetry
 from audit_platform.wiring import open_platform
@@ -185,6 +187,13 @@ class World:
         while writer.step():
             pass
         writer.leave()
+
+    def index(self) -> None:
+        """Put everything that is in the log into HOT."""
+        indexer = SearchIndexer(self.platform, Telemetry(INDEXER_METRICS), member="indexer-1")
+        while indexer.step():
+            pass
+        indexer.leave()
 
     def close(self, day: str = DAY) -> None:
         """Move the clock past the day's end and grace, and close it."""

@@ -34,35 +34,38 @@ def test_the_names_are_these() -> None:
         "landing_coverage": [],
         "cold_day": ["landing_coverage"],
         "cold_manifest": ["cold_day"],
+        "hot_index": ["cold_manifest"],
     }
     assert sorted(k.to_user_string() for k in graph.asset_check_keys) == [
         "cold_day:chain_unbroken",
         "cold_day:nothing_missing",
         "cold_manifest:manifest_signed_by_known_key",
+        "hot_index:hot_holds_exactly_the_day",
     ]
     jobs = [n for n in repository.job_names if not n.startswith("__")]
-    assert sorted(jobs) == ["seal_day", "verify_day"]
-    assert [s.name for s in repository.sensor_defs] == ["day_closing"]
+    assert sorted(jobs) == ["rebuild_hot", "seal_day", "verify_day", "verify_hot"]
+    sensors = sorted(s.name for s in repository.sensor_defs)
+    assert sensors == ["day_closing", "hot_repair"]
     schedules = [(s.name, s.cron_schedule, s.execution_timezone) for s in repository.schedule_defs]
     assert schedules == [("verify_yesterday", "30 2 * * *", "UTC")]
-    assert repository.get_sensor_def("day_closing").default_status is (
-        dg.DefaultSensorStatus.RUNNING
-    )
+    for name in sensors:
+        assert repository.get_sensor_def(name).default_status is dg.DefaultSensorStatus.RUNNING
 
 
 def test_every_asset_has_an_owner_a_group_words_and_a_freshness_policy() -> None:
     for node in build_definitions().get_repository_def().asset_graph.asset_nodes:
         assert node.owners == ["team:audit-platform"]
-        assert node.group_name in {"landing", "cold"}
+        assert node.group_name in {"landing", "cold", "hot"}
         assert node.description
         assert node.kinds
         assert node.freshness_policy is not None
-        assert node.backfill_policy == dg.BackfillPolicy.single_run()
+        if node.is_executable:
+            assert node.backfill_policy == dg.BackfillPolicy.single_run()
 
 
-def test_both_jobs_take_a_tenant_and_a_day_and_run_in_one_process() -> None:
+def test_jobs_by_day_take_a_tenant_and_a_day_and_run_in_one_process() -> None:
     definitions = build_definitions()
-    for name in ("seal_day", "verify_day"):
+    for name in ("seal_day", "verify_day", "verify_hot"):
         job = definitions.resolve_job_def(name)
         assert isinstance(job.partitions_def, dg.MultiPartitionsDefinition)
         assert job.partitions_def.partition_dimension_names == ["day", "tenant"]
