@@ -22,6 +22,7 @@ from audit_platform.operations.verify import verify_day
 from audit_platform.ports import Platform
 from audit_platform.record.manifest import Manifest
 from audit_platform.record.report import Entry, Report, Step
+from audit_platform.record.revisions import replaced_parts
 
 CHAIN_UNBROKEN: Final = "chain_unbroken"
 MANIFEST_SIGNED: Final = "manifest_signed_by_known_key"
@@ -126,7 +127,8 @@ def _signed(report: Report, revisions: Sequence[Manifest]) -> Answer:
     if not revisions:
         problems.append(_UNSOUND)
     else:
-        named = len({(o.key, o.version_id) for m in revisions for o in named_objects(m)})
+        places = {place for m in revisions for place in _places(m)}
+        named = len(places - (replaced_parts(revisions) - _places(revisions[-1])))
         if report.objects != named:
             problems.append(f"{report.objects} objects were read, {named} are named")
     summary = f"{report.manifests} manifests and {report.objects} objects are as they were signed"
@@ -135,6 +137,10 @@ def _signed(report: Report, revisions: Sequence[Manifest]) -> Answer:
     if revisions and not revisions[-1].rows:
         summary = f"an empty day: {summary}"
     return _answer(MANIFEST_SIGNED, report, problems, summary)
+
+
+def _places(manifest: Manifest) -> set[tuple[str, str]]:
+    return {(o.key, o.version_id) for o in named_objects(manifest)}
 
 
 def _nothing_missing(

@@ -22,20 +22,43 @@ from audit_platform.record.manifest import Manifest, NamedObject
 from audit_platform.record.parquet import row_groups_of
 from audit_platform.record.report import Report, Step
 
-_Named = set[tuple[str, str]]
+#: (key, version id) of objects.
+Named = set[tuple[str, str]]
+
+
+def replaced_parts(revisions: Sequence[Manifest]) -> Named:
+    """Parts of older revisions that a newer one names in another version or under another name.
+
+    Their Merkle root is the same, so the newer object holds the very same leaves: a repair. What
+    became of the old object's bytes concerns nobody any more.
+    """
+    found: Named = set()
+    for older, newer in pairwise(revisions):
+        held = {p.root: (p.object.key, p.object.version_id) for p in newer.parts}
+        for part in older.parts:
+            place = (part.object.key, part.object.version_id)
+            if held.get(part.root, place) != place:
+                found.add(place)
+    return found
 
 
 def check_revisions(source: Source, report: Report, revisions: Sequence[Manifest]) -> None:
     """Compare the valid manifests of one day, oldest first; the last one was read before.
 
-    Objects of replaced manifests are read once each. Bad bytes are findings, never an exception.
+    Objects of replaced manifests are read once each, but for those that a repair put another in
+    the place of. Bad bytes are findings, never an exception.
     """
     read = _named(revisions[-1])
+    repaired = replaced_parts(revisions)
     for older, newer in pairwise(revisions):
         day = DayCheck(source, report, older)
         there = True
         for o in _objects(older):
-            if (o.key, o.version_id) not in read:
+            place = (o.key, o.version_id)
+            if place in repaired and place not in read:
+                text = f"revision {older.revision} named it; a repair has put the same leaves anew"
+                day.add(Step.REVISIONS, text, note=True, key=o.key)
+            elif place not in read:
                 there = day.object(o) and there
         read |= _named(older)
         if there:
@@ -48,22 +71,26 @@ def _objects(manifest: Manifest) -> list[NamedObject]:
     return [*parts, *manifest.quarantine, *manifest.undecodable]
 
 
-def _named(manifest: Manifest) -> _Named:
+def _named(manifest: Manifest) -> Named:
     return {(o.key, o.version_id) for o in _objects(manifest)}
 
 
 def _leaves(day: DayCheck, source: Source, newer: Manifest) -> None:
+    """Part for part by their roots; leaf by leaf where a part is not the same."""
     older = day.manifest
+    same = {p.root for p in older.parts} & {p.root for p in newer.parts}
+    others = [p for p in older.parts if p.root not in same]
     try:
         found = kept(
-            partial(leaves_of, source.open, older.parts),
-            partial(leaves_of, source.open, newer.parts),
+            partial(leaves_of, source.open, others),
+            partial(leaves_of, source.open, [p for p in newer.parts if p.root not in same]),
         )
     except (AuditPlatformError, pa.ArrowException, OSError, ValueError, KeyError) as e:
         day.add(Step.REVISIONS, f"revision {newer.revision} cannot be compared: {e}")
         return
-    if found.old != older.rows:
-        text = f"revision {older.revision} has {found.old} leaves, its manifest says {older.rows}"
+    leaves = found.old + sum(p.object.rows for p in older.parts if p.root in same)
+    if leaves != older.rows:
+        text = f"revision {older.revision} has {leaves} leaves, its manifest says {older.rows}"
         day.add(Step.REVISIONS, text)
     if found.missing:
         text = (

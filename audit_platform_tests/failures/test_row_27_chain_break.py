@@ -1,6 +1,6 @@
 """Row 27: a break in a chain is found, named by tenant, device and day, and touches nothing else.
 
-Recovery (repair from what proves the leaves, or a signed incident record) is another operation's.
+Then the day is made again from what proves its leaves, and a manifest supersedes the old one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from audit_platform.adapters.directory import DirectorySource
 from audit_platform.operations.judgement import CHAIN_UNBROKEN, judge_day
 from audit_platform.operations.manifests import read_history
+from audit_platform.operations.rearchive import rearchive_day
 from audit_platform.operations.verify import trusted_keys
 from audit_platform.record import fsck, layout
 from audit_platform.record.report import Step
@@ -79,6 +80,16 @@ def test_row_27_one_changed_row_is_named_and_every_other_day_stays_verified(
         "altered_rows": [f"{manifest.parts[0].object.key}: {span.device_id} {span.last_sequence}"],
         "altered_objects": [manifest.parts[0].object.key],
     }
+
+    # Recovery: the same leaves under the same root; the touched object stays as evidence.
+    done = rearchive_day(world.platform, "north", DAY)
+    assert [r.old_key for r in done.repaired] == [manifest.parts[0].object.key]
+    assert done.root == manifest.root
+    for tenant, day in ((t, d) for t in TENANTS for d in (DAY, NEXT)):
+        assert all(a.passed for a in judge_day(world.platform, tenant, day).answers)
+    report = fsck.check(DirectorySource(world.objects_folder), trusted_keys(world.platform))
+    assert report.findings == []
+    assert receipts.check(world.objects_folder, tmp_path)["clean"]
 
 
 def test_row_27_a_rewritten_history_with_good_signatures_breaks_at_the_next_day(
