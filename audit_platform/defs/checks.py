@@ -14,6 +14,7 @@ import dagster as dg
 from audit_platform.defs.cold import COLD_DAY, COLD_MANIFEST, RETRY
 from audit_platform.defs.metadata import answer_metadata, explained, read_metadata
 from audit_platform.defs.partitions import TENANT_DAYS, targets
+from audit_platform.operations.incidents import open_incident
 from audit_platform.operations.judgement import (
     CHAIN_UNBROKEN,
     MANIFEST_SIGNED,
@@ -54,10 +55,16 @@ _SPEC_OF: Final = {spec.name: spec for spec in SPECS}
 def verification(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> Iterator[dg.AssetObservation | dg.AssetCheckEvaluation | dg.Output[None]]:
-    """Reads every object of each tenant-day. A day without a manifest fails."""
+    """Reads every object of each tenant-day. A day without a manifest fails.
+
+    What is wrong with a sealed day becomes an incident, which `integrity_repair` takes up.
+    """
     for target in targets(context):
         with explained():
             checked = judge_day(platform, target.tenant_id, target.day)
+            incident = open_incident(platform, checked)
+        if incident is not None:
+            context.log.error("%s: incident %s is open", target.key, incident.incident_id)
         yield dg.AssetObservation(COLD_DAY, partition=target.key, metadata=read_metadata(checked))
         for answer in checked.answers:
             # Not AssetCheckResult: of a run with several partitions it keeps only one.

@@ -19,6 +19,7 @@ from audit_platform.defs.attempts import INCIDENT_TAG, TENANT_TAG, Wanted, next_
 from audit_platform.defs.cold import COLD_MANIFEST, OWNERS, RETRY
 from audit_platform.defs.metadata import ROW_COUNT, Metadata, explained
 from audit_platform.defs.partitions import TENANT, TENANT_DAYS, TenantDay, new_tenants, targets
+from audit_platform.defs.record_action import record_action
 from audit_platform.errors import AuditPlatformError, Recoverable
 from audit_platform.operations.hot_check import (
     HOT_DAYS,
@@ -109,6 +110,8 @@ def rebuild(
     for day in days:
         if day not in done:
             yield from _rebuild_day(context, platform, config.tenant, day)
+    with explained():
+        record_action(context, platform, "hot rebuild", config.tenant, ", ".join(days)[:128])
     yield dg.Output(None)
 
 

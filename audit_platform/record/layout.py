@@ -15,6 +15,8 @@ from typing import Final
 
 EVENTS_TOPIC: Final = "audit.events.v1"
 DLQ_TOPIC: Final = "audit.dlq.v1"
+#: What verification found (incidents), for whoever wants to be told; one partition.
+INTEGRITY_TOPIC: Final = "audit.integrity.v1"
 ARCHIVE_GROUP: Final = "archive-writer"
 INDEXER_GROUP: Final = "search-indexer"
 
@@ -31,10 +33,11 @@ ZERO_HASH: Final = "0" * 64
 
 MS_PER_DAY: Final = 86_400_000
 
-#: First segment of a key -> bucket. One bucket may hold all three as prefixes.
+#: First segment of a key -> bucket. One bucket may hold all as prefixes.
 LANDING: Final = "landing/v1"
 COLD: Final = "cold/v1"
 QUARANTINE: Final = "quarantine/v1"
+INCIDENTS: Final = "incidents/v1"
 
 #: Which prefix a topic's archived ranges live under.
 PREFIX_OF_TOPIC: Final = {EVENTS_TOPIC: LANDING, DLQ_TOPIC: QUARANTINE}
@@ -205,3 +208,31 @@ def parse_manifest(key: str) -> tuple[str, int] | None:
     """(tenant, number) of a manifest's key; None for any other key."""
     m = _MANIFEST.fullmatch(key)
     return (m["tenant"], int(m["n"])) if m else None
+
+
+def incidents_prefix(tenant_id: str, day: str = "") -> str:
+    """Prefix of a tenant's incidents, in day order; with a day, of that day's."""
+    of_tenant = f"{INCIDENTS}/tenant={tenant_id}/"
+    return f"{of_tenant}day={day}/" if day else of_tenant
+
+
+def incident_key(tenant_id: str, day: str, incident_id: str) -> str:
+    """Key of the record that opens an incident."""
+    return f"{incidents_prefix(tenant_id, day)}{incident_id}.json"
+
+
+def resolution_key(tenant_id: str, day: str, incident_id: str) -> str:
+    """Key of the record that ends an incident."""
+    return f"{incidents_prefix(tenant_id, day)}{incident_id}-resolved.json"
+
+
+_INCIDENT: Final = re.compile(
+    r"incidents/v1/tenant=(?P<tenant>[a-z0-9-]+)/day=(?P<day>[0-9-]{10})"
+    r"/(?P<id>[0-9a-f]{16})(?P<resolved>-resolved)?\.json"
+)
+
+
+def parse_incident(key: str) -> tuple[str, str, str, bool] | None:
+    """(tenant, day, incident id, is it the end) of an incident's key; None for any other key."""
+    m = _INCIDENT.fullmatch(key)
+    return (m["tenant"], m["day"], m["id"], bool(m["resolved"])) if m else None

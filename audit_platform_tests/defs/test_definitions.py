@@ -43,9 +43,16 @@ def test_the_names_are_these() -> None:
         "hot_index:hot_holds_exactly_the_day",
     ]
     jobs = [n for n in repository.job_names if not n.startswith("__")]
-    assert sorted(jobs) == ["rebuild_hot", "seal_day", "verify_day", "verify_hot"]
+    assert sorted(jobs) == [
+        "accept_gap",
+        "rearchive_day",
+        "rebuild_hot",
+        "seal_day",
+        "verify_day",
+        "verify_hot",
+    ]
     sensors = sorted(s.name for s in repository.sensor_defs)
-    assert sensors == ["day_closing", "hot_repair"]
+    assert sensors == ["day_closing", "hot_repair", "integrity_repair"]
     schedules = [(s.name, s.cron_schedule, s.execution_timezone) for s in repository.schedule_defs]
     assert schedules == [("verify_yesterday", "30 2 * * *", "UTC")]
     for name in sensors:

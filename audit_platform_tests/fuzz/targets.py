@@ -34,6 +34,7 @@ from audit_platform.record import deadletter, layout, merkle, quarantine
 from audit_platform.record.canonical import parse_strict
 from audit_platform.record.event import check_event, complete_event, link_of
 from audit_platform.record.fsck import parse_head
+from audit_platform.record.incident import Ended, Incident, IncidentFinding, Resolution
 from audit_platform.record.lines import parse_stored
 from audit_platform.record.manifest import Manifest
 from audit_platform.record.partcheck import check_part
@@ -47,9 +48,9 @@ from audit_platform.record.typed import TypedPayloads
 from audit_platform.services import edge_entry
 from audit_platform.services.edge_reading import Reader
 from audit_platform.services.edge_uplink_http import _Malformed, parse_receipt
-from audit_platform.services.ingest_archived import parse_question
 from audit_platform.services.ingest_body import BodyChecker, decompressed
 from audit_platform.services.ingest_problems import Problem
+from audit_platform.services.ingest_question import parse_question
 from audit_platform.services.query_params import (
     event_cursor,
     event_position,
@@ -379,6 +380,7 @@ def _names(data: bytes) -> None:
         layout.parse_late_closing,
         layout.parse_part,
         layout.parse_manifest,
+        layout.parse_incident,
     ):
         parse(text)
     with suppress(RecordMalformed):
@@ -393,10 +395,23 @@ def _name_samples() -> list[bytes]:
         layout.manifest_key(TENANT, 1).encode(),
         layout.part_key(TENANT, "2026-03-01", 0, "0" * 64).encode(),
         layout.closing_key("2026-03-01").encode(),
+        layout.resolution_key(TENANT, "2026-03-01", "0" * 16).encode(),
         b"north:1:" + b"0" * 64,
         b"2026-03-01T00:00:00.000Z",
         b"scaled:1:2:3.5",
     ]
+
+
+def _incident() -> Incident:
+    finding = IncidentFinding(6, "another SHA-256", "cold/v1/x", "pump-1", "0" * 16, 7)
+    return Incident(TENANT, "2026-03-01", 1, 1, (finding,), 9, "0" * 16, "00" * 64)
+
+
+def _resolution() -> Resolution:
+    at = (TENANT, "2026-03-01", _incident().incident_id)
+    return Resolution(
+        *at, Ended.ACCEPTED, 0, "auditor-7", "both copies are gone", 9, "0" * 16, "00"
+    )
 
 
 def _aliases(data: bytes) -> None:
@@ -439,6 +454,7 @@ def targets() -> Iterator[Target]:
             "parse_late_closing",
             "parse_part",
             "parse_manifest",
+            "parse_incident",
             "parse_head",
             "parse_time_ms",
             "parse_clock",
@@ -491,6 +507,18 @@ def targets() -> Iterator[Target]:
         _record(Generation.from_bytes),
         lambda: _golden("generations/*.json"),
         ("Generation.from_bytes",),
+    )
+    yield Target(
+        "an incident",
+        _record(Incident.from_bytes),
+        lambda: [_incident().to_bytes()],
+        ("Incident.from_bytes",),
+    )
+    yield Target(
+        "the end of an incident",
+        _record(Resolution.from_bytes),
+        lambda: [_resolution().to_bytes()],
+        ("Resolution.from_bytes",),
     )
     yield Target("a sealed part", _part, lambda: _golden("part-*.parquet"), ("check_part",))
     yield Target(

@@ -175,6 +175,7 @@ class EmbeddedLog:
         self._damage: dict[tuple[str, int, str, int], Damage] = {}
         for topic in (layout.EVENTS_TOPIC, layout.DLQ_TOPIC):
             self.ensure_topic(topic, partitions)
+        self.ensure_topic(layout.INTEGRITY_TOPIC, 1)
 
     def close(self) -> None:
         """Write what waits, end the threads, close the files; nothing works after it."""
