@@ -6,7 +6,7 @@ installed wheel. Not here: any definition. Loading does no I/O beyond reading th
 
 import dagster as dg
 
-from audit_platform.defs import checks, cold, hot, integrity, jobs, schedules, sensors
+from audit_platform.defs import checks, cold, control, hot, integrity, jobs, schedules, sensors
 from audit_platform.defs.partitions import SETTINGS
 from audit_platform.defs.resources import PlatformResource
 from audit_platform.ports import Platform
@@ -22,6 +22,7 @@ def build_definitions(*, platform: Platform | None = None) -> dg.Definitions:
         schedules.defs,
         hot.defs,
         integrity.defs,
+        control.defs,
         dg.Definitions(
             resources={"platform": platform or PlatformResource(profile=SETTINGS.profile)},
             # A process for each step would pay seconds of imports for each.

@@ -47,6 +47,7 @@ def test_the_names_are_these() -> None:
         "accept_gap",
         "rearchive_day",
         "rebuild_hot",
+        "rebuild_metadata",
         "seal_day",
         "verify_day",
         "verify_hot",
