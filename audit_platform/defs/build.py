@@ -6,7 +6,17 @@ installed wheel. Not here: any definition. Loading does no I/O beyond reading th
 
 import dagster as dg
 
-from audit_platform.defs import checks, cold, control, hot, integrity, jobs, schedules, sensors
+from audit_platform.defs import (
+    checks,
+    cold,
+    control,
+    hot,
+    integrity,
+    jobs,
+    landing,
+    schedules,
+    sensors,
+)
 from audit_platform.defs.partitions import SETTINGS
 from audit_platform.defs.resources import PlatformResource
 from audit_platform.ports import Platform
@@ -23,6 +33,7 @@ def build_definitions(*, platform: Platform | None = None) -> dg.Definitions:
         hot.defs,
         integrity.defs,
         control.defs,
+        landing.defs,
         dg.Definitions(
             resources={"platform": platform or PlatformResource(profile=SETTINGS.profile)},
             # A process for each step would pay seconds of imports for each.

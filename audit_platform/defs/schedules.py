@@ -15,8 +15,15 @@ from audit_platform.defs.partitions import SETTINGS, TENANT, TenantDay, new_tena
 from audit_platform.ports import Platform
 from audit_platform.record import layout
 
-#: Profiles in which the nightly verification runs without being switched on by hand.
-VERIFIED_NIGHTLY: Final = frozenset({"embedded"})
+#: Profiles in which schedules run without being switched on by hand: each that there is.
+BY_ITSELF: Final = frozenset({"embedded", "stack"})
+
+#: A schedule's status when nobody has switched it.
+RUN_BY_ITSELF: Final = (
+    dg.DefaultScheduleStatus.RUNNING
+    if SETTINGS.profile in BY_ITSELF
+    else dg.DefaultScheduleStatus.STOPPED
+)
 
 VERIFY_YESTERDAY: Final = "verify_yesterday"
 
@@ -26,11 +33,7 @@ VERIFY_YESTERDAY: Final = "verify_yesterday"
     job=verify_day,
     cron_schedule="30 2 * * *",
     execution_timezone="UTC",
-    default_status=(
-        dg.DefaultScheduleStatus.RUNNING
-        if SETTINGS.profile in VERIFIED_NIGHTLY
-        else dg.DefaultScheduleStatus.STOPPED
-    ),
+    default_status=RUN_BY_ITSELF,
     description="Reads yesterday of every tenant again; a day that was never sealed fails.",
 )
 def verify_yesterday(

@@ -45,6 +45,7 @@ def test_the_names_are_these() -> None:
     jobs = [n for n in repository.job_names if not n.startswith("__")]
     assert sorted(jobs) == [
         "accept_gap",
+        "landing_upkeep",
         "rearchive_day",
         "rebuild_hot",
         "rebuild_metadata",
@@ -55,7 +56,10 @@ def test_the_names_are_these() -> None:
     sensors = sorted(s.name for s in repository.sensor_defs)
     assert sensors == ["day_closing", "hot_repair", "integrity_repair"]
     schedules = [(s.name, s.cron_schedule, s.execution_timezone) for s in repository.schedule_defs]
-    assert schedules == [("verify_yesterday", "30 2 * * *", "UTC")]
+    assert sorted(schedules) == [
+        ("landing_nightly", "15 4 * * *", "UTC"),
+        ("verify_yesterday", "30 2 * * *", "UTC"),
+    ]
     for name in sensors:
         assert repository.get_sensor_def(name).default_status is dg.DefaultSensorStatus.RUNNING
 

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from audit_platform.defs.partitions import SETTINGS, TENANT
-from audit_platform.defs.schedules import VERIFIED_NIGHTLY, verify_yesterday
+from audit_platform.defs.schedules import BY_ITSELF, verify_yesterday
 from audit_platform.record import layout
 from audit_platform_tests.defs.conftest import Orchestra
 from audit_platform_tests.world import DAY, open_world, sealed_day
@@ -77,4 +77,4 @@ def test_without_tenants_it_says_so(orchestra: Orchestra) -> None:
 
 def test_it_runs_by_itself_only_in_the_profiles_that_are_named() -> None:
     running = verify_yesterday.default_status is dg.DefaultScheduleStatus.RUNNING
-    assert running == (SETTINGS.profile in VERIFIED_NIGHTLY)
+    assert running == (SETTINGS.profile in BY_ITSELF)
