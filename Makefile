@@ -4,18 +4,18 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint types format soak fuzz bench excerpt dagster lock clean fresh system
+.PHONY: help setup demo test test-full test-fast lint types format soak fuzz bench excerpt dagster lock clean fresh system
 
 RUN := .venv/bin
 STAMP := .venv/.synced
-TESTS ?=
+ON := $(if $(PROFILE),--profile $(PROFILE))
 
 help: ## what each command does
 	@echo "audit-platform: make <command>"
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
 	@echo
-	@echo "Options: demo EXIT=1 (stop by itself), demo FRESH=1 (forget earlier runs), demo HOSPITALS=6, test TESTS=path"
+	@echo "Options: demo EXIT=1 (stop by itself), demo FRESH=1 (forget earlier runs), demo HOSPITALS=6, demo PROFILE=stack (on real servers; KEEP=1 lets them run on), test TESTS=path"
 
 $(STAMP): requirements.lock requirements-uv.lock pyproject.toml deploy/setup.sh
 	@bash deploy/setup.sh
@@ -24,19 +24,26 @@ $(STAMP): requirements.lock requirements-uv.lock pyproject.toml deploy/setup.sh
 setup: $(STAMP) ## virtual environment with locked dependencies, in .venv
 
 demo: $(STAMP) ## a day of real bedside data: in, sealed, signed, verified; Dagster stays up until Ctrl-C
-	@$(RUN)/python -m audit_platform.demo $(if $(EXIT),--exit) $(if $(FRESH),--fresh) $(if $(HOSPITALS),--hospitals $(HOSPITALS))
+	@$(RUN)/python -m audit_platform.demo $(ON) $(if $(EXIT),--exit) $(if $(FRESH),--fresh) $(if $(HOSPITALS),--hospitals $(HOSPITALS)) $(if $(KEEP),--keep-servers)
 
 dagster: $(STAMP) ## Dagster's UI on the data of the demo
-	@settings="$$($(RUN)/python -m audit_platform.demo --print-environment)"; eval "$$settings"; $(RUN)/dagster dev
+	@settings="$$($(RUN)/python -m audit_platform.demo $(ON) --print-environment)"; eval "$$settings"; $(RUN)/dagster dev
 
-test: $(STAMP) system ## lint, types and every test
+test: $(STAMP) system ## lint, types and every test but those of test-full, on real servers too
 	@$(RUN)/ruff check .
 	@$(RUN)/ruff format --check .
 	@$(RUN)/mypy
-	@$(RUN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+ifdef TESTS
+	@$(RUN)/python -m pytest $(TESTS)
+else
+	@$(RUN)/python -m pytest -m "not full_stack" -n 2 --dist worksteal
+endif
 
-test-fast: $(STAMP) ## the tests of record/, adapters and operations only, without lint
-	@$(RUN)/python -m pytest -n 2 --dist worksteal audit_platform_tests/record audit_platform_tests/adapters audit_platform_tests/contracts audit_platform_tests/operations
+test-full: $(STAMP) system ## failures of whole clusters under load: needs 8 GB, one process, most of an hour
+	@$(RUN)/python -m pytest -m full_stack
+
+test-fast: $(STAMP) ## the tests of record/, adapters and operations that need no server, without lint
+	@TESTS_STACK=none $(RUN)/python -m pytest -n 2 --dist worksteal audit_platform_tests/record audit_platform_tests/adapters audit_platform_tests/contracts audit_platform_tests/operations
 
 lint: $(STAMP) ## ruff
 	@$(RUN)/ruff check .
@@ -65,8 +72,9 @@ excerpt: $(STAMP) ## rebuild the packaged excerpt: make excerpt DATA=folder-of-t
 lock: ## resolve the dependencies anew (needs uv)
 	@.venv/.uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group dev pyproject.toml -o requirements.lock
 
-system: ## the system packages that tests need; installed only with CI=true or AUDIT_INSTALL=1
+system: $(STAMP) ## packages and programs that tests need; packages only with CI=true or AUDIT_INSTALL=1
 	@bash deploy/system-packages.sh
+	@$(RUN)/audit-platform stack fetch || echo "tests that need what is missing will fail" >&2
 
 clean: ## remove the virtual environment and caches (not the demo's data)
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

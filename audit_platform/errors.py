@@ -8,6 +8,8 @@ Add an error here when a caller must tell it from the others. Not here: findings
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 
 class AuditPlatformError(Exception):
     """Root of all errors of this project.
@@ -44,6 +46,21 @@ class HotUnavailable(Recoverable):
     """The search index does not answer or cannot write: COLD and landing still hold everything."""
 
 
+class HotRefused(AuditPlatformError):
+    """The search index takes some rows never; all others of the call are indexed, durable.
+
+    `rows` are the positions of those it refuses, `created` how many of the others were new.
+    """
+
+    def __init__(self, index: str, rows: tuple[int, ...], created: int, why: str) -> None:
+        super().__init__(
+            f"{index} refuses {len(rows)} rows: {why}",
+            remedy="COLD and landing hold them; a search in HOT does not find them",
+        )
+        self.rows = rows
+        self.created = created
+
+
 class QueryCancelled(AuditPlatformError):
     """A search was stopped: its caller left, or it used more than its tenant may."""
 
@@ -54,6 +71,10 @@ class MetadataUnavailable(Recoverable):
 
 class KeysUnavailable(Recoverable):
     """The key store could not be read or could not make a key durable: nothing was signed."""
+
+
+class TokensUnavailable(Recoverable):
+    """The provider's keys cannot be had: whether a token is good cannot be told right now."""
 
 
 class SpoolUnavailable(Recoverable):
@@ -109,8 +130,28 @@ class ObjectLocked(AuditPlatformError):
     """Delete, shorten or downgrade of a locked version was refused. The version is unchanged."""
 
 
+class LogTrouble(StrEnum):
+    """In what a log is not the one that the record was made from. The value names it in metrics."""
+
+    TOPIC = "topic"  # another topic id: the topic was made anew, or this is another log
+    PARTITIONS = "partitions"  # another number of partitions
+    DIGEST = "digest"  # another record stands where one was archived
+    TAIL = "tail"  # the log ends before what was archived
+    RETENTION = "retention"  # the log begins after what was archived: records between are gone
+    CLOSED = "closed"  # this log generation is closed, and no further one is open yet
+    RECORD = "record"  # a range record is missing or cannot be read
+
+
 class GenerationMismatch(AuditPlatformError):
-    """The log is not the one that the record was made from (topic id, partitions, or a digest)."""
+    """The log is not the one that the record was made from; `trouble` says in what."""
+
+    def __init__(self, reason: str, *, remedy: str, trouble: LogTrouble) -> None:
+        super().__init__(reason, remedy=remedy)
+        self.trouble = trouble
+
+
+class GenerationRefused(AuditPlatformError):
+    """The next log generation is not opened: nothing is wrong with the one that is open."""
 
 
 class KeyUnknown(AuditPlatformError):
@@ -168,6 +209,17 @@ class RecordMalformed(AuditPlatformError):
 
 class SealRefused(AuditPlatformError):
     """A day that cannot be sealed now (not closed, not covered, or a leaf would be lost)."""
+
+
+class DecisionRefused(AuditPlatformError):
+    """A decision about dead letters that is not taken, or not carried out; nothing was changed.
+
+    `slug` is the stable name of the reason (`bad_proposal`, `self_approval`, ...).
+    """
+
+    def __init__(self, slug: str, reason: str, *, remedy: str) -> None:
+        super().__init__(reason, remedy=remedy)
+        self.slug = slug
 
 
 class SettingInvalid(AuditPlatformError):

@@ -31,10 +31,15 @@ class Killpoint(StrEnum):
     HOT_WRITE_MOVED = "hot_write_moved"  # rebuild: new events go to the new index, it is not filled
     HOT_FILLED = "hot_filled"  # rebuild: the new index is filled and proved, nobody reads it
     HOT_READ_MOVED = "hot_read_moved"  # rebuild: the new index is read, the old one not yet deleted
+    DLQ_APPENDED = "dlq_appended"  # replay: a chunk is in the log, not yet written down
+    DLQ_REPLAYED = "dlq_replayed"  # replay: a chunk is written down, the next not begun
     DAY_CLOSED = "day_closed"  # close: closing record claimed
     PART_PUT = "part_put"  # seal: one sealed part stored
     MANIFEST_CLAIMED = "manifest_claimed"  # seal: manifest claimed, locks not yet lengthened
     LOCK_LENGTHENED = "lock_lengthened"  # seal: locks lengthened, nobody told
+    PARTITION_CLOSED = "partition_closed"  # generation: one partition of the old one closed
+    GENERATION_CLOSED = "generation_closed"  # generation: the old one closed, no next one open
+    GENERATION_OPENED = "generation_opened"  # generation: the next one claimed, nobody told
 
 
 def _planned() -> tuple[str, int]:

@@ -122,8 +122,19 @@ class Log(Protocol):
         """(first readable offset, offset after the last durable record)."""
         ...
 
+    def now_ms(self) -> int:
+        """What `appended_ms` of a record would be that is appended now, about."""
+        ...
+
     def join(self, group: str, topic: str, member: str) -> GroupMember:
         """Become a member of a group that shares the topic's partitions."""
+        ...
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        """What a group has committed, by partition: the next offset to read. Makes no member.
+
+        Partitions of which nothing was committed are left out. Raises `LogUnavailable`.
+        """
         ...
 
 
@@ -290,7 +301,8 @@ class Hot(Protocol):
         """Index rows of `record.columns.EVENT_SCHEMA` in the day's write index; durable on return.
 
         Rows whose eventHash is there already change nothing. Returns how many were new. A day
-        without an index gets one, read and written. `ValueError` for a row of another day.
+        without an index gets one, read and written. `ValueError` for a row of another day;
+        `HotRefused` for rows that it will never take, when all others are indexed.
         """
         ...
 
@@ -335,6 +347,70 @@ class Hot(Protocol):
         """Delete one index with all that is in it. Idempotent."""
         ...
 
+    def compact(self, tenant_id: str, day: str, generation: int) -> None:
+        """Bring an index into its smallest form; what it holds stays. Takes minutes. Idempotent."""
+        ...
+
+    def note(self, tenant_id: str, day: str, generation: int, notes: Mapping[str, str]) -> None:
+        """Keep short texts by name with an index; "" takes one away. Durable on return.
+
+        They go where the index goes: with it into a snapshot, and away with it. One process notes
+        at a time.
+        """
+        ...
+
+    def notes(self, tenant_id: str, day: str, generation: int) -> dict[str, str]:
+        """The notes of an index; none for no such index."""
+        ...
+
+
+class IndexName(NamedTuple):
+    """One index of HOT: a tenant's day in one generation."""
+
+    tenant_id: str
+    day: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class HotSnapshot:
+    """A snapshot: its name, the indexes in it. One that is not `complete` may lack some of them."""
+
+    name: str
+    indexes: tuple[IndexName, ...]
+    complete: bool
+
+
+class HotSnapshots(Protocol):
+    """Copies of indexes of HOT, apart from HOT. A convenience: COLD and landing can replace them.
+
+    All methods raise `HotUnavailable`: nothing was promised.
+    """
+
+    def take(self, name: str, indexes: Sequence[IndexName]) -> HotSnapshot:
+        """Copy some indexes as they are now; whole and durable on return.
+
+        `name`: small letters, digits and `-`, not used before. What an earlier snapshot has of an
+        index need not be copied again.
+        """
+        ...
+
+    def snapshots(self) -> list[HotSnapshot]:
+        """All snapshots, by name."""
+        ...
+
+    def restore(self, name: str, index: IndexName) -> int:
+        """Bring one index back as the next generation of its day, neither read nor written.
+
+        Returns its number. When it raises, there may be an index that is not whole: nobody reads
+        it, and deleting it does no harm.
+        """
+        ...
+
+    def delete(self, name: str) -> None:
+        """Delete a snapshot; what others need of it stays. Idempotent."""
+        ...
+
 
 # ------------------------------------------------------------------------------------- metadata
 
@@ -346,6 +422,8 @@ class Role(StrEnum):
     INVESTIGATOR = "investigator"
     OPERATOR = "operator"
     AUDITOR = "auditor"
+    #: An operator of the platform's own record, for hours, while nobody can sign in.
+    BREAK_GLASS = "break_glass"
 
 
 class UnknownDevices(StrEnum):
@@ -464,6 +542,62 @@ class Metadata(Protocol):
 
     def edge_keys(self, tenant_id: str) -> dict[str, bytes]:
         """Key id -> public key of a tenant's edges."""
+        ...
+
+
+# --------------------------------------------------------------------------------------- callers
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request: by an API key, or by a token of a provider, which has a `subject`.
+
+    `key_id` is the API key's; for a token 16 hex digits that stand for issuer and subject.
+    """
+
+    key_id: str
+    tenant_id: str
+    role: Role
+    subject: str = ""
+
+
+class Tokens(Protocol):
+    """Bearer tokens of an identity provider: whom one speaks for. Safe from several threads."""
+
+    def check(self, token: str) -> Caller:
+        """Whom a good token speaks for. May block for seconds where its key is not known yet.
+
+        A token whose key is known is judged also while the provider is away. Raises `AccessDenied`
+        with what is wrong with it, `TokensUnavailable` when nobody can tell now.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ask no more. Idempotent."""
+        ...
+
+
+# ---------------------------------------------------------------------------------------- limits
+
+
+class Limits(Protocol):
+    """How many events each tenant may send: one budget for all processes. Safe from threads."""
+
+    def take(self, tenant_id: str, events: int) -> float:
+        """Take so many events of a tenant's budget: 0.0, or seconds to wait (nothing was taken).
+
+        A budget grows steadily up to a burst; a body larger than what is there is let in once the
+        budget is full, and leaves it owing. Never raises: a shared budget that does not answer is
+        stood in for by a stricter one of this process.
+        """
+        ...
+
+    def trouble(self) -> str:
+        """Why the shared budget is stood in for now, or ""."""
+        ...
+
+    def close(self) -> None:
+        """Release what is open. Idempotent."""
         ...
 
 
@@ -683,7 +817,11 @@ class EdgePorts:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """All ports, wired once (`wiring.py`). No code path knows which profile it runs in."""
+    """All ports, wired once (`wiring.py`). No code path knows which profile it runs in.
+
+    `tokens`: None without an identity provider. `limits`: None without any limit. `log_errors`:
+    errors that the log's clients met in this process so far, by the log's names; never blocks.
+    """
 
     clock: Clock
     log: Log
@@ -692,3 +830,39 @@ class Platform:
     metadata: Metadata
     keys: Keys
     close: Callable[[], None]
+    tokens: Tokens | None = None
+    limits: Limits | None = None
+    snapshots: HotSnapshots | None = None
+    log_errors: Callable[[], Mapping[str, int]] = dict
+
+
+# --------------------------------------------------------------------------------------- probes
+
+
+@dataclass(frozen=True, slots=True)
+class HotState:
+    """How a search cluster is. `free` is the free part of each node's disk, 0 to 1.
+
+    `status`: `green`, `yellow` (copies are missing), `red` (documents are). `blocked`: indexes that
+    take no documents.
+    """
+
+    status: str
+    nodes: int
+    blocked: int
+    free: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Questions to servers that no port asks; None where there is no such server.
+
+    Each answers within seconds or raises an `AuditPlatformError`. `log_write` writes one record of
+    its own with all copies and gives "" or the log's name of why not. `others` are asked whether
+    they are there.
+    """
+
+    close: Callable[[], None]
+    hot: Callable[[], HotState] | None = None
+    log_write: Callable[[], str] | None = None
+    others: Mapping[str, Callable[[], None]] = field(default_factory=dict)

@@ -34,10 +34,12 @@ class Settings:
     range_bytes: int
     ingest_host: str
     ingest_port: int
+    ingest_events_per_second: int
     archive_port: int
     indexer_port: int
     ui_port: int
     query_port: int
+    exporter_port: int
     query_seconds: float
     query_cool_down_seconds: float
     edge_home: Path | None
@@ -55,6 +57,7 @@ class Settings:
     first_day: str
     poll_seconds: float
     closing_seconds: int
+    verify_bytes: int
     ca_file: Path | None
     kafka: str
     kafka_prefix: str
@@ -67,11 +70,15 @@ class Settings:
     s3_second: str
     opensearch: str
     opensearch_prefix: str
+    opensearch_snapshots: str
     database: str
     redis: str
     redis_prefix: str
     oidc_issuer: str
     oidc_audience: str
+    pkcs11_module: Path | None
+    pkcs11_token: str
+    pkcs11_pin: str
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -126,6 +133,11 @@ class Settings:
     def hot_folder(self) -> Path:
         """Folder of the embedded search indexes."""
         return self.home / "hot"
+
+    @property
+    def hot_snapshots_folder(self) -> Path:
+        """Snapshots of the embedded search indexes: on the same disk, sharing files."""
+        return self.home / "hot-snapshots"
 
     @property
     def keys_folder(self) -> Path:

@@ -47,8 +47,13 @@ MAX_GRACE_SECONDS: Final = 604_800.0
 #: A query longer than this outlives the patience of every reader and proxy before it.
 MAX_QUERY_SECONDS: Final = 300.0
 
+#: A hundred times what the largest tenant sends; more is no limit at all.
+MAX_EVENTS_PER_SECOND: Final = 10_000_000
+
 #: A range is one object in memory; beyond 1 GiB the archive-writer would break its memory bound.
 MAX_RANGE_BYTES: Final = 1 << 30
+#: A petabyte a night is more than any machine reads.
+MAX_VERIFY_BYTES: Final = 1 << 50
 
 
 #: Below this the spool's segments would be too small to be worth their names; the largest disk that
@@ -208,6 +213,13 @@ def redis(text: str) -> str:
 def optional_url(text: str) -> str:
     """An http(s) URL, or none."""
     return url(text) if text else text
+
+
+def urls(text: str) -> str:
+    """A list of http(s) URLs, or none."""
+    for one in text.split(",") if text else ():
+        url(one)
+    return text
 
 
 def addresses(text: str) -> str:

@@ -13,6 +13,7 @@ from audit_platform.adapters.clock import SCALED_FORM, SYSTEM
 from audit_platform.record.layout import IDENTIFIER_PATTERN, SHARDS, TENANT_PATTERN
 from audit_platform.settings_forms import (
     MAX_CLOSING_SECONDS,
+    MAX_EVENTS_PER_SECOND,
     MAX_GRACE_SECONDS,
     MAX_POLL_SECONDS,
     MAX_QUERY_SECONDS,
@@ -20,6 +21,7 @@ from audit_platform.settings_forms import (
     MAX_RANGE_SECONDS,
     MAX_SPOOL_BYTES,
     MAX_SPOOL_HOURS,
+    MAX_VERIFY_BYTES,
     MIN_CLOSING_SECONDS,
     MIN_SPOOL_BYTES,
     PORT_WANTED,
@@ -107,6 +109,14 @@ PLATFORM_SETTINGS: Final = (
         port,
     ),
     Setting(
+        "AUDIT_INGEST_EVENTS_PER_SECOND",
+        "0",
+        f"a whole number from 0 to {MAX_EVENTS_PER_SECOND}",
+        "Events a second that each tenant may send, with a burst of 10 s; 0: as many as it likes. "
+        "All gateways together with AUDIT_REDIS, otherwise each.",
+        whole(0, MAX_EVENTS_PER_SECOND),
+    ),
+    Setting(
         "AUDIT_ARCHIVE_PORT",
         "8502",
         PORT_WANTED,
@@ -132,6 +142,13 @@ PLATFORM_SETTINGS: Final = (
         "8506",
         PORT_WANTED,
         "Port of query-api.",
+        port,
+    ),
+    Setting(
+        "AUDIT_EXPORTER_PORT",
+        "8507",
+        PORT_WANTED,
+        "Port of the exporter's health and metrics.",
         port,
     ),
     Setting(
@@ -254,5 +271,13 @@ PLATFORM_SETTINGS: Final = (
         f"whole seconds from {MIN_CLOSING_SECONDS} to {MAX_CLOSING_SECONDS}",
         "How often Dagster's sensor looks for days to close and to seal (real time).",
         whole(MIN_CLOSING_SECONDS, MAX_CLOSING_SECONDS),
+    ),
+    Setting(
+        "AUDIT_VERIFY_BYTES",
+        str(1 << 40),
+        f"bytes from 1 to {MAX_VERIFY_BYTES}",
+        "Sealed bytes that may be read again in a night. It must be at least a 90th of all, so "
+        "that each object is read every 90 days; Dagster's check says when it is not.",
+        whole(1, MAX_VERIFY_BYTES),
     ),
 )

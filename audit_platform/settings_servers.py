@@ -20,6 +20,7 @@ from audit_platform.settings_forms import (
     optional_url,
     redis,
     text,
+    urls,
 )
 
 #: What Kafka, OpenSearch and Redis all take in a name, in lower case.
@@ -112,9 +113,9 @@ SERVER_SETTINGS: Final = (
     Setting(
         "AUDIT_OPENSEARCH",
         "",
-        "a URL",
-        "OpenSearch.",
-        optional_url,
+        "a list of URLs",
+        "OpenSearch's nodes.",
+        urls,
     ),
     Setting(
         "AUDIT_OPENSEARCH_PREFIX",
@@ -122,6 +123,13 @@ SERVER_SETTINGS: Final = (
         "letters, digits and `-`",
         "Stands before the names of indexes and aliases.",
         matching(PREFIX_PATTERN, optional=False),
+    ),
+    Setting(
+        "AUDIT_OPENSEARCH_SNAPSHOTS",
+        "",
+        "a folder, or nothing for no snapshots",
+        "Where all nodes of OpenSearch keep snapshots: below their `path.repo`, shared.",
+        text,
     ),
     Setting(
         "AUDIT_DATABASE",
@@ -157,5 +165,27 @@ SERVER_SETTINGS: Final = (
         "text",
         "Whom the tokens must be meant for.",
         host,
+    ),
+    Setting(
+        "AUDIT_PKCS11_MODULE",
+        "",
+        "a file, or nothing for keys in files",
+        "The PKCS#11 library of a security module: signing keys stay in it, in any profile. Edges "
+        "keep their own keys in files.",
+        optional_folder,
+    ),
+    Setting(
+        "AUDIT_PKCS11_TOKEN",
+        "audit-platform",
+        "text",
+        "The label of its token.",
+        host,
+    ),
+    Setting(
+        "AUDIT_PKCS11_PIN",
+        "",
+        "text",
+        "The PIN of the token's user.",
+        text,
     ),
 )

@@ -25,7 +25,7 @@ from audit_platform.record.columns import (
     hashes_of,
     ints_of,
 )
-from audit_platform.record.digests import sha256_column
+from audit_platform.record.digests import sha256_column, sha256_hex
 from audit_platform.record.manifest import Manifest, NamedObject, Part
 
 #: Changes rows of a day that carry their full prev_hash; the event hashes are made anew after it.
@@ -66,7 +66,7 @@ def rows_of(copy: Path, manifest: Manifest) -> pa.RecordBatch:
 
 def rehashed(rows: pa.RecordBatch, tenant_id: str) -> pa.RecordBatch:
     """Make event hashes true again, and links that pointed at an old hash point at the new one."""
-    checksum = sha256_column(rows["payload"])
+    checksum = sha256_hex(rows["payload"])
     prev_hash = np.array(hashes_of(rows["prev_hash"]))
     old = [bytes(h) for h in hashes_of(rows["event_hash"])]
     new: dict[bytes, bytes] = {}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 import socket
+from typing import Final
 
-from audit_platform.settings_forms import FIRST_LENT_PORT
+#: From here on up to those that Linux lends to outgoing connections, a test run's stack has its
+#: ports (`servers.py`).
+FIRST_STACK_PORT: Final = 30_000
 
 
 def free_port() -> int:
     """A loopback port that is free now and is not lent to outgoing connections."""
     while True:
         # Drawn, not counted up: test processes that run at once rarely meet.
-        port = random.SystemRandom().randrange(10_000, FIRST_LENT_PORT)
+        port = random.SystemRandom().randrange(10_000, FIRST_STACK_PORT)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

@@ -51,7 +51,7 @@ def mentioned_commands() -> list[str]:
     verbs = "add|list|new|rotate|revoke|check|suspend|resume|policy|enrol|retire"
     found = re.findall(rf"audit-platform ([a-z-]+(?: (?:{verbs}))?)\b(?!_)", text)
     # Contexts of signatures read alike: `audit-platform manifest v1`.
-    contexts = set(re.findall(r"audit-platform (\w+) v1", text))
+    contexts = set(re.findall(r"audit-platform (\w+)(?: \w+)* v1", text))
     return sorted(set(found) - contexts)
 
 

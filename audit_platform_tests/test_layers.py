@@ -28,7 +28,8 @@ ALLOWED = {
     "settings_servers": {"settings_forms"},
     "settings": {"settings_forms", "settings_rows", "settings_servers", "errors"},
     "stack": {"stack", "adapters", "ports", "record", "settings", "settings_forms", *BASE},
-    "telemetry": BASE,
+    "metrics": {"metrics"},
+    "telemetry": {"metrics", *BASE},
     "processes": BASE,
     "adapters": {"adapters", "ports", "record", *BASE},
     "operations": {"operations", "ports", "record", *BASE},
@@ -39,6 +40,7 @@ ALLOWED = {
         "ports",
         "record",
         "settings",
+        "metrics",
         "telemetry",
         "processes",
         "wiring",
@@ -48,6 +50,7 @@ ALLOWED = {
     "definitions": {"defs"},
     "commands": {
         "commands",
+        "metrics",
         "telemetry",
         "adapters",
         "operations",
@@ -70,6 +73,7 @@ ALLOWED = {
         "settings_forms",
         "wiring",
         "commands",
+        "stack",  # the demo of the profile `stack` brings its own servers up
     }
     | BASE,
 }
@@ -82,7 +86,7 @@ VENDORS = {
     "uvicorn": {"services"},
     "fastapi": {"services"},
     "starlette": {"services"},
-    "pydantic": {"services"},
+    "pydantic": {"services", "defs"},
     "prometheus_client": {"telemetry"},
     "boto3": {"adapters"},
     "confluent_kafka": {"adapters"},

@@ -20,7 +20,8 @@ from audit_platform_tests.world import DAY, World, open_world
 
 PUBLIC_KEY = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
 READING = {
-    "apikey list", "device list", "edge-key list", "keys check", "keys list", "tenant list",
+    "apikey list", "device list", "edge-key list", "generation check", "generation list",
+    "keys check", "keys list", "tenant list",
 }  # fmt: skip
 
 
@@ -95,7 +96,7 @@ def test_every_command_that_changes_something_is_an_action_of_the_schema() -> No
     schema = registry().get("operator_action", 1)
     context = click.Context(main)
     found = set()
-    for group in ("apikey", "device", "edge-key", "keys", "tenant"):
+    for group in ("apikey", "device", "edge-key", "generation", "keys", "tenant"):
         command = main.get_command(context, group)
         assert isinstance(command, click.Group)
         found |= {f"{group} {name}" for name in command.list_commands(context)}

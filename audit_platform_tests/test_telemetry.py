@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import logging
+import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,22 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from audit_platform import telemetry
-from audit_platform.telemetry import (
+from audit_platform import metrics
+from audit_platform.metrics import METRICS, metrics_page
+from audit_platform.metrics.clients import LOG_ERRORS
+from audit_platform.metrics.consumers import LAG_RECORDS
+from audit_platform.metrics.form import Kind, Metric
+from audit_platform.metrics.ingest import (
     INGEST_ACCEPTED,
     INGEST_APPEND_SECONDS,
     INGEST_INFLIGHT_BODIES,
     INGEST_REFUSED,
     INGEST_SKEW_SECONDS,
-    LAG_RECORDS,
-    METRICS,
-    QUERY_SECONDS,
-    Kind,
-    Metric,
-    Telemetry,
-    log_as_json,
-    metrics_page,
 )
+from audit_platform.metrics.query import QUERY_SECONDS
+from audit_platform.telemetry import Telemetry, log_as_json
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 
@@ -47,8 +47,13 @@ def test_the_page_of_the_metrics_is_made_from_the_list() -> None:
     assert PAGE.read_text() == metrics_page()
 
 
-def test_the_list_holds_every_metric_of_the_module_once() -> None:
-    declared = [value for value in vars(telemetry).values() if isinstance(value, Metric)]
+def test_the_list_holds_every_metric_of_every_module_once() -> None:
+    declared = [
+        value
+        for module in pkgutil.iter_modules(metrics.__path__)
+        for value in vars(importlib.import_module(f"{metrics.__name__}.{module.name}")).values()
+        if isinstance(value, Metric)
+    ]
     assert sorted(m.name for m in declared) == sorted(m.name for m in METRICS)
     assert len({m.name for m in METRICS}) == len(METRICS)
 
@@ -61,6 +66,7 @@ MISSION_NAMES = (
     "edge_connected",
     "ingestion_",
     "kafka_consumergroup_lag",
+    "opensearch_",
 )
 
 
@@ -135,6 +141,17 @@ def test_a_histogram_with_labels_has_one_series_for_each_and_none_before() -> No
     assert read[f"{QUERY_SECONDS.name}_bucket", (("le", "+Inf"), *hot)] == 3
     with pytest.raises(ValueError, match="labels"):
         shown.observe_one(QUERY_SECONDS, 0.3, route="a")
+
+
+def test_a_followed_counter_shows_what_its_reader_says_at_each_scrape() -> None:
+    shown = Telemetry([])
+    counted: dict[str, float] = {}
+    shown.follow(LOG_ERRORS, lambda: counted)
+    assert not [name for name, _ in samples(shown) if name.startswith(LOG_ERRORS.name)]
+    counted["_AUTHENTICATION"] = 3
+    assert samples(shown)[LOG_ERRORS.name, (("error", "_AUTHENTICATION"),)] == 3
+    counted["_AUTHENTICATION"] = 4
+    assert samples(shown)[LOG_ERRORS.name, (("error", "_AUTHENTICATION"),)] == 4
 
 
 def test_a_histogram_of_durations_has_sum_and_count() -> None:

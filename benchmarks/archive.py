@@ -48,15 +48,15 @@ def settings_of(home: str) -> Settings:
     return Settings.from_environment({"AUDIT_HOME": home})
 
 
-def fill(home: str, count: int) -> int:
-    """Put `count` stored events into the log as ingest does; returns their bytes.
+def fill(home: str, count: int, tenant_id: str | None = None) -> int:
+    """Put `count` stored events (of one tenant) into the log as ingest does; returns their bytes.
 
     A body of 500 events becomes one log record for each partition that it touches.
     """
     platform = open_platform(settings_of(home))
     partitions = platform.log.describe(EVENTS_TOPIC).partitions
     size = 0
-    for n, body in enumerate(cached(count).bodies()):
+    for n, body in enumerate(cached(count, tenant_id=tenant_id).bodies()):
         ingested = format_time_ms(START_MS + n * 5).encode()
         lines: list[list[bytes]] = [[] for _ in range(partitions)]
         for canonical in body.ndjson.splitlines():

@@ -1,9 +1,10 @@
 """How long asking takes: a device's day out of COLD, one inclusion proof, a page of a wide search.
 
-Fills, archives, closes and seals as `seal.py` does, then asks in a process of its own, each time
-about another device or event, drawn by a seeded die. Wall times in ms, and CPU time (p95), which
-says more where the machine is shared. Run: `python -m benchmarks.query [events] [folder]`; with a
-folder, what is sealed there is kept and used again.
+All rows are of one day of one tenant. Fills, archives, closes and seals as `seal.py` does, then
+asks in a process of its own, each time about another device or event, drawn by a seeded die. Wall
+times in ms, and CPU time (p95), which says more where the machine is shared. Run:
+`python -m benchmarks.query [events] [folder]`; with a folder, what is sealed there is kept and used
+again.
 Targets at 10 M rows: a device's day p95 150 ms, a proof p95 300 ms, 350 MB.
 """
 
@@ -32,7 +33,7 @@ from audit_platform.record.layout import day_end_ms, day_start_ms
 from audit_platform.wiring import open_platform
 from benchmarks.archive import fill
 from benchmarks.refs import measure_ref
-from benchmarks.rows import DAY
+from benchmarks.rows import DAY, tenant_of_most_devices
 from benchmarks.seal import after_the_day, register_edges, run
 
 EVENTS = 1_000_000
@@ -41,15 +42,16 @@ PAGES = 5
 
 
 def build(home: str, count: int) -> None:
-    """One sealed day of so many events, unless it is there."""
+    """One sealed day of one tenant of so many events, unless it is there."""
     if (Path(home) / "sealed").exists():
         return
-    fill(home, count)
+    tenant_id = tenant_of_most_devices()
+    fill(home, count, tenant_id)
     run("benchmarks.archive", home)
     platform = open_platform(after_the_day(home))
     close_day(platform, DAY, 600_000)
     platform.keys.new("manifest", platform.clock.now_ms())
-    register_edges(platform, count)
+    register_edges(platform, count, tenant_id)
     platform.close()
     run("benchmarks.seal", "seal", home)
     (Path(home) / "sealed").touch()

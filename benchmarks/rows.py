@@ -214,9 +214,18 @@ class _Tenant:
         return line + b"\n"
 
 
-def bodies(events: int) -> Iterator[Body]:
-    """Bodies of 500 events (the last of a tenant fewer), the tenants in turn, `events` in all."""
-    said = {tenant: _templates(tenant) for tenant in tenant_ids()}
+def tenant_of_most_devices() -> str:
+    """Whose events stand alone where a benchmark is of one tenant: the most devices of any."""
+    return max(tenant_ids(), key=lambda t: len({said.devices[0] for said in _templates(t)[1]}))
+
+
+def bodies(events: int, tenant_id: str | None = None) -> Iterator[Body]:
+    """Bodies of 500 events (the last of a tenant fewer), the tenants in turn, `events` in all.
+
+    With a tenant, all of them are its own.
+    """
+    tenants = tenant_ids() if tenant_id is None else (tenant_id,)
+    said = {tenant: _templates(tenant) for tenant in tenants}
     passes = -(-events // (GROUPS * sum(len(templates) for _, templates in said.values())))
     sources = [_bodies_of(_Tenant(tenant, *own, passes)) for tenant, own in said.items()]
     left = events
@@ -311,10 +320,13 @@ class RowCache:
             yield Body(tenant_id, decompressor.decompress(data), events)
 
 
-def cache_folder(events: int) -> Path:
-    """Where so many events are kept: under the user's cache."""
+def cache_folder(events: int, tenant_id: str | None = None) -> Path:
+    """Where so many events (of one tenant) are kept: under the user's cache."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "audit-platform" / "benchmarks" / f"rows-v{FORMAT}-{_excerpt_digest()}-{events}"
+    name = f"rows-v{FORMAT}-{_excerpt_digest()}-{events}"
+    if tenant_id is not None:
+        name += f"-{tenant_id}"
+    return root / "audit-platform" / "benchmarks" / name
 
 
 def _excerpt_digest() -> str:
@@ -324,15 +336,15 @@ def _excerpt_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def cached(events: int, folder: Path | None = None) -> RowCache:
-    """The cache of so many events; made first when it is not there, whole or not at all."""
-    place = folder or cache_folder(events)
+def cached(events: int, folder: Path | None = None, tenant_id: str | None = None) -> RowCache:
+    """The cache of so many events (of one tenant); made first when it is not there, whole."""
+    place = folder or cache_folder(events, tenant_id)
     if not (place / "index.json").exists():
         place.mkdir(parents=True, exist_ok=True)
         compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
         entries = []
         with (place / "bodies.bin").open("wb") as opened:
-            for body in bodies(events):
+            for body in bodies(events, tenant_id):
                 data = compressor.compress(body.ndjson)
                 opened.write(data)
                 entries.append((body.tenant_id, len(data), body.events))

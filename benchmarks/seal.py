@@ -78,9 +78,9 @@ def child(name: str, home: str) -> None:
     print(json.dumps(out | {"ref": (before + measure_ref()) / 2, "peak": peak}))
 
 
-def register_edges(platform: Platform, count: int) -> None:
+def register_edges(platform: Platform, count: int, tenant_id: str | None = None) -> None:
     """Make the edges of the rows known, as their operators would have."""
-    for body in cached(count).bodies():
+    for body in cached(count, tenant_id=tenant_id).bodies():
         for line in body.ndjson.splitlines():
             if b'"eventType":"chain_start"' in line:
                 public = bytes.fromhex(json.loads(line)["payload"]["publicKey"])

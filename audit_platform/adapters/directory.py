@@ -8,6 +8,7 @@ any plain copy of a bucket. Belongs here: reading such a folder. Does not: judge
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from itertools import count
@@ -24,6 +25,7 @@ class DirectorySource:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._listed: dict[str, list[str]] = {}
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Keys in order."""
@@ -34,6 +36,21 @@ class DirectorySource:
             where = Path(folder).relative_to(self._root)
             found += [str(where / name) for name in files if not name.startswith(".")]
         return iter(sorted(found))
+
+    def hidden_among(self, folder: str, first: str, last: str) -> Iterator[tuple[str, str]]:
+        """As `hidden`, for keys of a folder."""
+        if folder not in self._listed:
+            try:
+                self._listed[folder] = sorted(p.name for p in (self._root / folder).iterdir())
+            except (FileNotFoundError, NotADirectoryError):
+                self._listed[folder] = []
+        names = self._listed[folder]
+        low, high = (bisect_left(names, key.removeprefix(folder)) for key in (first, last))
+        for name in names[low : high + 1]:
+            key = folder + name
+            over = self.hidden(key) if key <= last else ""
+            if over:
+                yield key, over
 
     def open(self, key: str, version_id: str) -> AbstractContextManager[BinaryIO]:  # noqa: ARG002 - a copy of a bucket holds one version a key, the oldest
         """A reader over the file. Raises `ObjectNotFound`."""

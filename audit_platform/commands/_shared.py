@@ -104,7 +104,7 @@ def record_action(action: str, **about: str | int) -> None:
     )
 
     given = settings()
-    if not given.log_folder.is_dir():
+    if given.profile == "embedded" and not given.log_folder.is_dir():
         return
     payload = {"action": action, "actor": f"uid-{os.getuid()}", **about}
     try:

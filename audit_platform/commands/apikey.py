@@ -38,7 +38,7 @@ def command() -> None:
 @tenant_argument
 @click.option(
     "--role",
-    type=click.Choice([r.value for r in Role]),
+    type=click.Choice([r.value for r in Role if r is not Role.BREAK_GLASS]),
     default=Role.EDGE.value,
     show_default=True,
     help="What the credential may do.",

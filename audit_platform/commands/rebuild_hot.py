@@ -51,6 +51,7 @@ def command(
                 "foreign": r.foreign,
                 "removed": r.removed,
                 "refused": r.refused,
+                "skipped": list(r.skipped) if as_json else len(r.skipped),
                 "problems": list(r.problems) if as_json else len(r.problems),
             }
             for r in results

@@ -72,11 +72,11 @@ def command(ctx: click.Context, *, as_json: bool, metrics: bool) -> None:
 
 
 def _metrics(result: Reconciliation) -> str:
-    from audit_platform.telemetry import (  # noqa: PLC0415 - only when it runs
+    from audit_platform.metrics.probes import (  # noqa: PLC0415 - only when it runs
         LOST_EVENTS,
         UNACCOUNTED_EVENTS,
-        Telemetry,
     )
+    from audit_platform.telemetry import Telemetry  # noqa: PLC0415 - only when it runs
 
     telemetry = Telemetry([UNACCOUNTED_EVENTS, LOST_EVENTS])
     telemetry.set(UNACCOUNTED_EVENTS, result.unaccounted)

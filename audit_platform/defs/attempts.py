@@ -59,7 +59,7 @@ def next_attempt(instance: dg.DagsterInstance, wanted: Wanted) -> dg.RunRequest 
     """The request for the next run of an incident, or what it waits for."""
     runs = instance.get_run_records(dg.RunsFilter(job_name=wanted.job, tags=dict(wanted.tags)))
     for record in runs:
-        if not record.dagster_run.is_finished and not _abandoned(instance, record):
+        if not record.dagster_run.is_finished and not abandoned(instance, record):
             return Wait(f"{wanted.label}: run {record.dagster_run.run_id} is under way")
     tried = len(runs)
     if tried >= MAX_ATTEMPTS:
@@ -82,7 +82,7 @@ def next_attempt(instance: dg.DagsterInstance, wanted: Wanted) -> dg.RunRequest 
     )
 
 
-def _abandoned(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
+def abandoned(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
     """Has the run lost its code server? Then it is marked failed. Repeating it must be safe."""
     run = record.dagster_run
     begun = record.start_time or record.create_timestamp.timestamp()

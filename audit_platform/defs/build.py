@@ -7,13 +7,20 @@ installed wheel. Not here: any definition. Loading does no I/O beyond reading th
 import dagster as dg
 
 from audit_platform.defs import (
+    archive_watch,
     checks,
     cold,
     control,
+    dlq,
     hot,
+    hot_life,
+    hot_snapshots,
     integrity,
     jobs,
     landing,
+    locks,
+    rolling,
+    runs,
     schedules,
     sensors,
 )
@@ -24,17 +31,28 @@ from audit_platform.ports import Platform
 
 def build_definitions(*, platform: Platform | None = None) -> dg.Definitions:
     """Everything that Dagster runs; `platform` stands in for the one that the settings name."""
-    return dg.Definitions.merge(
+    every = dg.Definitions.merge(
         cold.defs,
         checks.defs,
         jobs.defs,
         sensors.defs,
         schedules.defs,
         hot.defs,
+        hot_snapshots.defs,
+        hot_life.defs,
         integrity.defs,
         control.defs,
+        dlq.defs,
         landing.defs,
+        rolling.defs,
+        archive_watch.defs,
+        locks.defs,
+        runs.defs,
+    )
+    return dg.Definitions.merge(
+        every,
         dg.Definitions(
+            sensors=[runs.lost_runs_of(list(every.jobs or ()))],
             resources={"platform": platform or PlatformResource(profile=SETTINGS.profile)},
             # A process for each step would pay seconds of imports for each.
             executor=dg.in_process_executor,

@@ -10,6 +10,7 @@ import dagster as dg
 
 from audit_platform.defs.metadata import explained
 from audit_platform.defs.partitions import TENANT, new_tenants
+from audit_platform.defs.pools import REPAIR
 from audit_platform.defs.record_action import record_action
 from audit_platform.operations.rebuild_metadata import rebuild_metadata
 from audit_platform.ports import Platform
@@ -50,6 +51,7 @@ def rebuild_tenants(
 
 @dg.job(
     name=REBUILD_METADATA,
+    tags=REPAIR,
     description=(
         "Enter tenants, edge keys and partitions again after the metadata database was lost. "
         "Credentials, devices and suspensions have to be entered by hand."

@@ -19,10 +19,11 @@ from audit_platform.defs.attempts import INCIDENT_TAG, TENANT_TAG, Wanted, next_
 from audit_platform.defs.cold import COLD_MANIFEST, OWNERS, RETRY
 from audit_platform.defs.metadata import ROW_COUNT, Metadata, explained
 from audit_platform.defs.partitions import TENANT, TENANT_DAYS, TenantDay, new_tenants, targets
+from audit_platform.defs.pools import CHECK, REPAIR
 from audit_platform.defs.record_action import record_action
 from audit_platform.errors import AuditPlatformError, Recoverable
 from audit_platform.operations.hot_check import (
-    HOT_DAYS,
+    INDEX_DAYS,
     HotCheck,
     HotFault,
     HotFaultKind,
@@ -45,7 +46,7 @@ OBJECTIVE_SECONDS: Final = 3600
 #: How often the sensor looks. It reads names and manifests; an hour's objective leaves room.
 LOOK_SECONDS: Final = 30
 
-MAX_HOURS: Final = HOT_DAYS * 24
+MAX_HOURS: Final = INDEX_DAYS * 24
 
 #: An index is filled as events come; a month without a proved rebuild asks for a drill.
 MONTHLY: Final = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=31))
@@ -65,8 +66,8 @@ index_spec: Final = dg.AssetSpec(
 )
 
 
-class RebuildHot(dg.Config):
-    """What to rebuild. The defaults fit an incident: the last 24 hours of one tenant."""
+class HotDays(dg.Config):
+    """Which days. The defaults fit an incident: the last 24 hours of one tenant."""
 
     tenant: str = Field(description="The tenant whose search is wrong or empty.")
     hours: int = Field(
@@ -87,6 +88,10 @@ class RebuildHot(dg.Config):
         return days
 
 
+class RebuildHot(HotDays):
+    """What to rebuild."""
+
+
 @dg.op(
     name="rebuild",
     out=dg.Out(dg.Nothing),
@@ -103,7 +108,7 @@ def rebuild(
     if fresh:
         context.instance.add_dynamic_partitions(TENANT, fresh)
     days = config.wanted(platform.clock.now_ms())
-    done = _done_before(context, config.tenant)
+    done = done_before(context, REBUILD_HOT, config.tenant)
     skipped = [day for day in days if day in done]
     if skipped:
         context.log.info("rebuilt by an earlier run of this incident: %s", ", ".join(skipped))
@@ -126,7 +131,18 @@ def _rebuild_day(
             day,
             progress=lambda rows: context.log.info("%s: %d rows filled", day, rows),
         )
-    seconds = time.monotonic() - begun
+    yield from shown(context, platform, result, _metadata(result, time.monotonic() - begun))
+
+
+def shown(
+    context: dg.OpExecutionContext, platform: Platform, result: RebuildResult, metadata: Metadata
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """A day that was brought back: what it is now, read from the bytes. Raises `dg.Failure`.
+
+    Where parts were passed over the bytes are not read here: a run that goes on after a death would
+    read all that it was to save. `verify_hot` reads them.
+    """
+    day = result.day
     if not result.complete:
         raise dg.Failure(
             f"{day}: the new index is read, but not all that the record names could be",
@@ -135,23 +151,27 @@ def _rebuild_day(
             },
             allow_retries=False,
         )
-    key = TenantDay(day, tenant_id).key
-    yield dg.AssetMaterialization(HOT_INDEX, partition=key, metadata=_metadata(result, seconds))
+    key = TenantDay(day, result.tenant_id).key
+    yield dg.AssetMaterialization(HOT_INDEX, partition=key, metadata=metadata)
+    if result.skipped:
+        names = ", ".join(result.skipped)
+        context.log.info("%s: filled by an earlier run, not read again: %s", day, names)
+        return
     with explained():
-        checked = check_hot(platform, tenant_id, day)
+        checked = check_hot(platform, result.tenant_id, day)
     yield _evaluation(key, checked)
     if not checked.passed:
         raise dg.Failure(f"{day}: {_words(checked)}", allow_retries=False)
 
 
-def _done_before(context: dg.OpExecutionContext, tenant_id: str) -> set[str]:
-    """Days that runs of the same incident have rebuilt already."""
+def done_before(context: dg.OpExecutionContext, job: str, tenant_id: str) -> set[str]:
+    """Days that runs of the same job and incident have brought back already."""
     incident = context.run.tags.get(INCIDENT_TAG)
     if incident is None:
         return set()
     same = {INCIDENT_TAG: incident, TENANT_TAG: tenant_id}
     done: set[str] = set()
-    for run in context.instance.get_runs(dg.RunsFilter(job_name=REBUILD_HOT, tags=same)):
+    for run in context.instance.get_runs(dg.RunsFilter(job_name=job, tags=same)):
         for entry in context.instance.all_logs(
             run.run_id, dg.DagsterEventType.ASSET_MATERIALIZATION
         ):
@@ -162,6 +182,14 @@ def _done_before(context: dg.OpExecutionContext, tenant_id: str) -> set[str]:
 
 
 def _metadata(result: RebuildResult, seconds: float) -> Metadata:
+    return rebuilt_metadata(result) | {
+        "rebuild_seconds": dg.MetadataValue.float(round(seconds, 3)),
+        "objective_seconds": dg.MetadataValue.int(OBJECTIVE_SECONDS),
+    }
+
+
+def rebuilt_metadata(result: RebuildResult) -> Metadata:
+    """A new index, and what the old one was like."""
     return {
         ROW_COUNT: dg.MetadataValue.int(result.documents),
         "generation": dg.MetadataValue.int(result.generation),
@@ -172,8 +200,7 @@ def _metadata(result: RebuildResult, seconds: float) -> Metadata:
         "rows_from_log": dg.MetadataValue.int(result.from_log),
         "old_index_lacked": dg.MetadataValue.int(result.lacking),
         "old_index_had_besides": dg.MetadataValue.int(result.foreign),
-        "rebuild_seconds": dg.MetadataValue.float(round(seconds, 3)),
-        "objective_seconds": dg.MetadataValue.int(OBJECTIVE_SECONDS),
+        "parts_skipped": dg.MetadataValue.json(list(result.skipped)),
     }
 
 
@@ -204,6 +231,7 @@ def _words(checked: HotCheck) -> str:
 
 @dg.job(
     name=REBUILD_HOT,
+    tags=REPAIR,
     description=(
         "Make a tenant's search index anew from the record. Runs beside all services; searches "
         "read the old index until the new one is proved. May be stopped and started at any time."
@@ -244,6 +272,7 @@ verify_hot: Final = dg.define_asset_job(
     config=dg.PartitionedConfig(
         partitions_def=TENANT_DAYS, run_config_for_partition_key_fn=lambda _key: {}
     ),
+    tags=CHECK,
     description="Hold a day's search index against COLD and landing, event by event.",
 )
 

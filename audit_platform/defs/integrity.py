@@ -17,6 +17,7 @@ from audit_platform.defs.attempts import DAY_TAG, INCIDENT_TAG, TENANT_TAG, Want
 from audit_platform.defs.cold import COLD_MANIFEST, RETRY
 from audit_platform.defs.metadata import ROW_COUNT, explained
 from audit_platform.defs.partitions import TenantDay
+from audit_platform.defs.pools import REPAIR
 from audit_platform.defs.record_action import record_action
 from audit_platform.errors import SealRefused
 from audit_platform.operations.incidents import (
@@ -100,6 +101,7 @@ def _materialization(key: str, done: Rearchived, seconds: float) -> dg.AssetMate
 
 @dg.job(
     name=REARCHIVE_DAY,
+    tags=REPAIR,
     description=(
         "Make a sealed day whole again from what proves its leaves. Refused, and nothing changed, "
         "where nothing proves them any more. May be stopped and started at any time."
@@ -140,6 +142,7 @@ def accept(
 
 @dg.job(
     name=ACCEPT_GAP,
+    tags=REPAIR,
     description="A named person accepts that a day cannot be made whole; it stays flagged.",
     executor_def=dg.in_process_executor,
 )

@@ -10,6 +10,7 @@ import dagster as dg
 
 from audit_platform.defs.cold import RETRY
 from audit_platform.defs.metadata import MAX_LISTED, explained
+from audit_platform.defs.pools import REPAIR
 from audit_platform.defs.record_action import record_action
 from audit_platform.defs.schedules import RUN_BY_ITSELF
 from audit_platform.errors import AuditPlatformError, Recoverable
@@ -82,6 +83,7 @@ def _expired(
 
 @dg.job(
     name=LANDING_UPKEEP,
+    tags=REPAIR,
     description=(
         "Keep landing locked for days that are not sealed or not sound; delete it where every "
         "event of it is a sealed row. May be stopped and started at any time."

@@ -65,20 +65,25 @@ class Edges:
     hospitals: Mapping[str, str]
     ports: Sequence[int]
     relay_port: int
+    ingest_ports: Sequence[int]
     seen: Seen = field(default_factory=Seen)
     _edges: dict[str, _Edge] = field(default_factory=dict)
     _relay: Child | None = None
 
     def start(self) -> None:
-        """Start the line and every edge; the first tenant's edge goes through the line."""
+        """Start the line and every edge; the first tenant's edge goes through the line.
+
+        An edge has one gateway. Where there are two, edges have them in turn.
+        """
         line = (
             *(sys.executable, "-m", "audit_platform.demo.relay"),
-            *("--port", str(self.relay_port), "--target-port", str(self.settings.ingest_port)),
+            *("--port", str(self.relay_port), "--target-port", str(self.ingest_ports[0])),
         )
         self._relay = self.children.start("uplink-relay", line)
-        ingest = f"http://127.0.0.1:{self.settings.ingest_port}"
-        for port, (tenant_id, hospital) in zip(self.ports, self.hospitals.items(), strict=True):
-            uplink = ingest if self._edges else f"http://127.0.0.1:{self.relay_port}"
+        for n, (tenant_id, hospital) in enumerate(self.hospitals.items()):
+            port = self.ports[n]
+            ingest = self.ingest_ports[n % len(self.ingest_ports)] if n else self.relay_port
+            uplink = f"http://127.0.0.1:{ingest}"
             more = edge_environment(self.home, tenant_id, hospital)
             more |= {"AUDIT_EDGE_PORT": str(port), "AUDIT_EDGE_UPLINK": uplink}
             self._edges[tenant_id] = _Edge(tenant_id, port, more)

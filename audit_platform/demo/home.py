@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -130,22 +130,24 @@ class DemoHome:
         draft.write_bytes(orjson.dumps(asdict(state)))
         draft.replace(self.state_file)
 
-    def begin(self, today: str, tenants: Sequence[str]) -> State:
+    def begin(
+        self, today: str, tenants: Sequence[str], closings: Iterable[str] | None = None
+    ) -> State:
         """The state of this run: the day that is played now, which may have been begun before.
 
         `today` is the real UTC day; `tenants` are those of a first run, later ones keep them.
+        `closings` are the keys of the days' closings, without them those in the objects' folder.
         Raises `DaysUsedUp`, `SettingInvalid`.
         """
         before = self.load()
         first = layout.next_day(today, -DAYS_BACK) if before is None else before.first_day
-        closed = (layout.parse_closing(k) for k in self._keys(layout.closings_prefix()))
+        if closings is None:
+            closings = DirectorySource(self.objects).keys(layout.closings_prefix())
+        closed = map(layout.parse_closing, closings)
         day = choose_day(first, max((d for d in closed if d), default=None), today)
         state = State(first, day, list(tenants)) if before is None else replace(before, day=day)
         self.store(state)
         return state
-
-    def _keys(self, prefix: str) -> Iterator[str]:
-        return DirectorySource(self.objects).keys(prefix)
 
 
 def _not_a_state(path: Path, found: str) -> SettingInvalid:

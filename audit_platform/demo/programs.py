@@ -24,6 +24,14 @@ from audit_platform.settings_forms import PREFIX
 #: Wall-clock seconds after midnight before the day is closed.
 GRACE_SECONDS: Final = 5
 
+#: Services that share their work with a second instance where the servers let them, and the
+#: setting of their port. query-api needs none: it keeps nothing.
+SHARED: Final = {
+    "ingest-gateway": "AUDIT_INGEST_PORT",
+    "archive-writer": "AUDIT_ARCHIVE_PORT",
+    "search-indexer": "AUDIT_INDEXER_PORT",
+}
+
 #: The archive-writer's ranges: short, so that the table moves while one looks.
 RANGE_SECONDS: Final = 5
 
@@ -43,10 +51,18 @@ class Ports:
     code: int
     relay: int
     edges: tuple[int, ...]
+    #: Of second instances, by service.
+    seconds: Mapping[str, int]
     moved: tuple[str, ...]
 
+    @property
+    def ingests(self) -> tuple[int, ...]:
+        """Of every ingest-gateway."""
+        second = self.seconds.get("ingest-gateway")
+        return (self.ingest,) if second is None else (self.ingest, second)
 
-def choose_ports(wanted: Settings, edges: int) -> Ports:
+
+def choose_ports(wanted: Settings, edges: int, instances: int = 1) -> Ports:
     """The wanted ports, or the next free ones. Raises `DemoStopped` when there are none."""
     named = {
         "ingest-gateway": wanted.ingest_port,
@@ -58,21 +74,35 @@ def choose_ports(wanted: Settings, edges: int) -> Ports:
     after = max(*named.values(), wanted.edge_port) + 1
     names = named | {"Dagster's code server": after, "the uplink's relay": after + 1}
     names |= {f"edge {n + 1}": after + 2 + n for n in range(edges)}
+    shared = SHARED if instances > 1 else {}
+    names |= {f"{name} 2": after + 2 + edges + n for n, name in enumerate(shared)}
     taken: list[int] = []
     moved = []
     for name, port in names.items():
         taken.append(free_port(port, taken))
         if taken[-1] != port:
             moved.append(f"port {port} is busy: {name} is on {taken[-1]}")
-    ingest, archive, indexer, query, ui, code, relay, *of_edges = taken
-    return Ports(ingest, archive, indexer, query, ui, code, relay, tuple(of_edges), tuple(moved))
+    ingest, archive, indexer, query, ui, code, relay, *rest = taken
+    seconds = dict(zip(shared, rest[edges:], strict=True))
+    of_edges = tuple(rest[:edges])
+    return Ports(ingest, archive, indexer, query, ui, code, relay, of_edges, seconds, tuple(moved))
 
 
 def settings_of(
-    home: DemoHome, state: State, clock: str, ports: Ports, environment: Mapping[str, str]
+    home: DemoHome,
+    state: State,
+    clock: str,
+    ports: Ports,
+    environment: Mapping[str, str],
+    servers: Mapping[str, str],
 ) -> Settings:
-    """The settings of every process; a person's own stand where the demo needs no other."""
+    """The settings of every process; a person's own stand where the demo needs no other.
+
+    `servers` are those of the ground that it stands on.
+    """
     own = {
+        "AUDIT_PROFILE": "embedded",
+        **servers,
         "AUDIT_HOME": str(home.root),
         "AUDIT_CLOCK": clock,
         "AUDIT_GRACE_SECONDS": str(GRACE_SECONDS),
@@ -88,7 +118,7 @@ def settings_of(
     return Settings.from_environment({**environment, **own})
 
 
-def environment_of(settings: Settings) -> dict[str, str]:
+def environment_of(settings: Settings, more: Mapping[str, str]) -> dict[str, str]:
     """The environment of every child: ours, without settings that were meant for others."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith((PREFIX, "DAGSTER_"))}
     return kept | {
@@ -97,6 +127,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "DAGSTER_FOLDER": str(settings.dagster_folder),
         "DAGSTER_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
+        **more,
     }
 
 
@@ -104,6 +135,11 @@ def service_commands() -> dict[str, list[str]]:
     """What carries events and answers questions, by name."""
     names = ("ingest-gateway", "archive-writer", "search-indexer", "query-api")
     return {name: [*CLI, name] for name in names}
+
+
+def second_instances(ports: Ports) -> dict[str, dict[str, str]]:
+    """Services that run twice, with what the second one is told beside everybody's settings."""
+    return {name: {SHARED[name]: str(port)} for name, port in ports.seconds.items()}
 
 
 def storage_command() -> list[str]:

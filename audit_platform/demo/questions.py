@@ -1,8 +1,8 @@
 """What the demo asks of the sealed day, as people would ask it, and proves by the answers.
 
-5 a device's timeline from HOT and from COLD, each with the other tier's folder away: the same set
-of hashes. 6 HOT of a day deleted and made again from COLD: the same set. 7 a refused event is found
-with its very bytes. 8 who looked at what: each of these reads is itself on record.
+5 a device's timeline from HOT and from COLD, each with the other tier away: the same set of hashes.
+6 HOT of a day deleted and made again from COLD: the same set. 7 a refused event is found with its
+very bytes. 8 who looked at what: each of these reads is itself on record.
 Belongs here: asking, and comparing answers. Does not: answering (`operations/query/`, query-api).
 Source: issue "One machine, whole", "Done when"; design section 8.
 """
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,12 +22,14 @@ import orjson
 import pyarrow.parquet as pq
 import urllib3
 
+from audit_platform.demo.ground import Ground
 from audit_platform.demo.home import DemoHome, DemoStopped
 from audit_platform.demo.proofs import CLI, Proof, Run, answer_of
 from audit_platform.demo.setup import auditor_file, investigator_file
 from audit_platform.record import layout
 from audit_platform.record.manifest import Manifest
 from audit_platform.record.times import format_time_ms
+from audit_platform.settings import Settings
 
 #: Rows that one question may bring.
 LIMIT: Final = 1000
@@ -46,6 +46,8 @@ class Scene:
     """Whose day is asked about. `tick` lets a moment pass."""
 
     home: DemoHome
+    ground: Ground
+    settings: Settings
     url: str
     tenant_id: str
     manifest: Manifest
@@ -88,17 +90,17 @@ def _tiers(scene: Scene) -> Proof:
     found: dict[str, set[str]] = {}
     said = []
     for tier, other in (("hot", "objects"), ("cold", "hot")):
-        copy = _copy_without(scene.home, other)
-        command = (
-            *("env", f"AUDIT_HOME={copy}", *CLI, "timeline", scene.tenant_id, device),
-            *("--from", scene.window["from"], "--to", scene.window["to"]),
-            *("--tier", tier, "--limit", str(LIMIT), "--json"),
-        )
-        code, output = scene.run(f"timeline-{tier}", command)
+        with scene.ground.without(other) as more:
+            command = (
+                *("env", *(f"{name}={value}" for name, value in more.items()), *CLI),
+                *("timeline", scene.tenant_id, device),
+                *("--from", scene.window["from"], "--to", scene.window["to"]),
+                *("--tier", tier, "--limit", str(LIMIT), "--json"),
+            )
+            code, output = scene.run(f"timeline-{tier}", command)
         answer = answer_of(f"timeline-{tier}", code, output)
         found[tier] = {row["eventHash"] for row in answer["rows"]}
-        said.append(f"{len(found[tier])} from {tier.upper()} with {other}/ away")
-        shutil.rmtree(copy)
+        said.append(f"{len(found[tier])} from {tier.upper()} with {scene.ground.away(other)}")
     held = found["hot"] == found["cold"] == sealed and bool(sealed)
     return Proof(
         "a device's timeline is the same from HOT and from COLD",
@@ -123,27 +125,12 @@ def _device_of(scene: Scene) -> tuple[str, set[str]]:
     return device, hashes
 
 
-def _copy_without(home: DemoHome, away: str) -> Path:
-    """The platform's data in a folder of its own, by hard links, without one of its folders."""
-    copy = home.auditor / f"without-{away}"
-    if copy.exists():
-        shutil.rmtree(copy)
-    for name in ("log", "objects", "hot", "keys"):
-        if name != away and (home.root / name).exists():
-            shutil.copytree(home.root / name, copy / name, copy_function=os.link)
-    for file in home.root.glob("metadata.db*"):
-        shutil.copyfile(file, copy / file.name)
-    return copy
-
-
 # ------------------------------------------------------------------------------------ 6: rebuild
 
 
 def _rebuilt(scene: Scene) -> Proof:
     tenant, day = scene.tenant_id, scene.manifest.day
-    gone = sorted((scene.home.root / "hot").glob(f"hot.{tenant}.{day.replace('-', '')}.*"))
-    for file in gone:
-        file.unlink()
+    gone = scene.ground.delete_hot(scene.settings, tenant, day)
     command = (*CLI, "rebuild-hot", tenant, day, "--json")
     code, output = scene.run("rebuild-hot", command)
     (result,) = orjson.loads(output)
@@ -152,7 +139,7 @@ def _rebuilt(scene: Scene) -> Proof:
     return Proof(
         "HOT, deleted, is made again from COLD",
         held,
-        f"{len(gone)} files deleted; {result['documents']} events again, {result['fromCold']} of "
+        f"{gone} deleted; {result['documents']} events again, {result['fromCold']} of "
         f"them from COLD; {scene.manifest.rows} sealed; set proved before it was read",
     )
 

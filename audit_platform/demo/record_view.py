@@ -7,32 +7,46 @@ Source: design section 5 (range record, manifest) and 6 (the sender's own receip
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from audit_platform.adapters.directory import DirectorySource
+from audit_platform.demo.ground import RecordSource
+from audit_platform.errors import StoreUnavailable
 from audit_platform.record import layout
 from audit_platform.record.manifest import Manifest
 from audit_platform.record.ranges import RangeRecord
 
 
 class RecordView:
-    """The objects folder, read as it grows."""
+    """The record, read as it grows; looked at no more often than once in `look_seconds`."""
 
-    def __init__(self, objects: Path) -> None:
-        self._source = DirectorySource(objects)
+    def __init__(self, source: RecordSource, look_seconds: float = 0.0) -> None:
+        self._source = source
+        self._look_seconds = look_seconds
+        self._looked = -look_seconds
         self._read: set[str] = set()
         #: (tenant, day) -> events that range records name, accepted and refused ones.
         self.archived: Counter[tuple[str, str]] = Counter()
         #: (tenant, day) -> its counting manifest.
         self.manifests: dict[tuple[str, str], Manifest] = {}
 
+    def show(self) -> None:
+        """Read what is new, unless that was done just now or the store is away: for the eye."""
+        if time.monotonic() - self._looked < self._look_seconds:
+            return
+        with suppress(StoreUnavailable):  # what is new is read when it is back
+            self.refresh()
+        self._looked = time.monotonic()
+
     def refresh(self) -> None:
-        """Read what is new."""
+        """Read what is new. Raises `StoreUnavailable`."""
         for prefix in (layout.LANDING, layout.QUARANTINE):
             for key, data in self._new(f"{prefix}/ranges/"):
                 for named in RangeRecord.from_bytes(key, data).objects:
@@ -43,15 +57,14 @@ class RecordView:
             if place not in self.manifests or self.manifests[place].number < manifest.number:
                 self.manifests[place] = manifest
 
-    def _new(self, prefix: str) -> list[tuple[str, bytes]]:
-        found = []
+    def _new(self, prefix: str) -> Iterator[tuple[str, bytes]]:
         for key in self._source.keys(prefix):
             if key in self._read or not key.endswith(".json"):
                 continue
-            self._read.add(key)
             with self._source.open(key, "") as file:
-                found.append((key, file.read()))
-        return found
+                data = file.read()
+            yield key, data
+            self._read.add(key)
 
     def archived_of(self, tenant_id: str) -> int:
         """Events of a tenant that are in objects."""

@@ -8,7 +8,6 @@ Source: issue "Walking skeleton"; design section 3 (edge keys), section 8.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from audit_platform.demo.edges import edge_environment
 from audit_platform.demo.home import DemoHome, DemoStopped
 from audit_platform.ports import Metadata, Role
 from audit_platform.settings import Settings
+from audit_platform.stack.dagster_storage import on_postgres
 from audit_platform.wiring import open_edge_keys, open_platform
 
 #: The top of the clone, where dagster.yaml lies.
@@ -78,13 +78,17 @@ def _credential(path: Path, metadata: Metadata, tenant_id: str, role: Role, now_
         opened.write(secret + "\n")
 
 
-def prepare_dagster(folder: Path, code_port: int) -> Path:
-    """DAGSTER_HOME with the clone's dagster.yaml; returns a workspace of the one code server."""
+def prepare_dagster(folder: Path, code_port: int, profile: str) -> Path:
+    """DAGSTER_HOME with the clone's dagster.yaml; returns a workspace of the one code server.
+
+    In the profile `stack` its storage is the stack's PostgreSQL.
+    """
     given = TOP / "dagster.yaml"
     if not given.exists():
         raise DemoStopped(f"{given} is not there", remedy="run the demo in a clone")
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(given, folder / given.name)
+    text = given.read_text("utf-8")
+    (folder / given.name).write_text(on_postgres(text) if profile == "stack" else text, "utf-8")
     workspace = folder / "workspace.yaml"
     workspace.write_text(
         "# The demo's own: webserver and daemon share one code server.\n"

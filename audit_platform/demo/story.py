@@ -27,6 +27,7 @@ from audit_platform.demo.children import Child, Children, end_stale
 from audit_platform.demo.dagster_ui import DagsterSilent, DagsterUi, SealRun
 from audit_platform.demo.display import Display, Row, figures_table
 from audit_platform.demo.edges import Edges
+from audit_platform.demo.ground import Ground, ground_of
 from audit_platform.demo.home import DemoHome, DemoStopped, State, clock_text, scaled_clock
 from audit_platform.demo.mapping import hospitals
 from audit_platform.demo.programs import (
@@ -35,6 +36,7 @@ from audit_platform.demo.programs import (
     dagster_commands,
     devices_command,
     environment_of,
+    second_instances,
     service_commands,
     settings_of,
     storage_command,
@@ -69,7 +71,8 @@ _READY: Final = 200
 class Options:
     """What the command line asks for.
 
-    `day_seconds`: real time that the day is played in. `hospitals`: how many of the excerpt's.
+    `day_seconds`: real time that the day is played in. `hospitals`: how many of the excerpt's. With
+    the profile `stack`, `base_port` is the first port of new servers (0: the first that is free).
     """
 
     home: Path
@@ -77,6 +80,9 @@ class Options:
     exit: bool
     fresh: bool
     day_seconds: float
+    profile: str = "embedded"
+    base_port: int = 0
+    keep_servers: bool = False
 
 
 @dataclass(slots=True)
@@ -84,6 +90,7 @@ class _Stage:
     """What a run has set up."""
 
     home: DemoHome
+    ground: Ground
     state: State
     settings: Settings
     children: Children
@@ -94,10 +101,17 @@ class _Stage:
     storage: Child | None = None
     services: list[Child] = field(default_factory=list)
 
-    def serve(self, commands: Mapping[str, Sequence[str]]) -> None:
-        """Start what must run until the end."""
+    def serve(
+        self,
+        commands: Mapping[str, Sequence[str]],
+        seconds: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """Start what must run until the end; `seconds` a second time, with more settings."""
         for name, command in commands.items():
             self.services.append(self.children.start(name, command))
+        for name, more in (seconds or {}).items():
+            second = self.children.start(f"{name}-2", commands[name], more=more)
+            self.services.append(second)
 
     def watch(self) -> None:
         """Raise `DemoStopped` for a service that ended; start Dagster once it has its storage."""
@@ -141,9 +155,20 @@ class Story:
             stale = end_stale(home.children_file, home.root)
             if stale:
                 self._display.say(f"ended {stale} processes that a killed demo had left")
-            if self._options.fresh:
+            options = self._options
+            ground = ground_of(
+                options.profile,
+                home,
+                self._stop,
+                base_port=options.base_port,
+                keep=options.keep_servers,
+            )
+            if options.fresh:
+                ground.forget()
                 home.forget()
-            stage = self._begin(home, ending)
+            ending.callback(ground.down, self._display.say)
+            ground.up(self._display.say)
+            stage = self._begin(home, ground, ending)
             self._display.start()
             self._replay(stage)
             runs = self._sealed(stage)
@@ -157,46 +182,52 @@ class Story:
 
     # ---------------------------------------------------------------------------------- begin
 
-    def _begin(self, home: DemoHome, ending: ExitStack) -> _Stage:
+    def _begin(self, home: DemoHome, ground: Ground, ending: ExitStack) -> _Stage:
         """Choose the day, make what is missing, start everything."""
         today = datetime.now(UTC).date().isoformat()
         known = hospitals()
-        state = home.begin(today, list(known)[: self._options.hospitals])
+        source = ground.source()
+        closings = source.keys(layout.closings_prefix())
+        state = home.begin(today, list(known)[: self._options.hospitals], closings)
         played = {tenant_id: known[tenant_id] for tenant_id in state.tenants}
         self._display.say(
             f"Playing {state.day} (UTC) in about {self._options.day_seconds:.0f} s; "
             f"everything lies in {home.root}"
         )
-        wanted = Settings.from_environment(os.environ)
-        ports = choose_ports(wanted, len(played))
+        servers = ground.settings() | {"AUDIT_PROFILE": ground.profile}
+        wanted = Settings.from_environment({**os.environ, **servers})
+        ports = choose_ports(wanted, len(played), ground.instances)
         for moved in ports.moved:
             self._display.say(moved)
         clock = clock_text(state, self._options.day_seconds, time.time_ns() // 10**6)
-        settings = settings_of(home, state, clock, ports, os.environ)
+        settings = settings_of(home, state, clock, ports, os.environ, servers)
+        ground.prepare(settings)
         setup.prepare(home, settings, played)
-        workspace = setup.prepare_dagster(settings.dagster_folder, ports.code)
-        children = Children(home.logs, home.children_file, environment_of(settings))
+        workspace = setup.prepare_dagster(settings.dagster_folder, ports.code, ground.profile)
+        environment = environment_of(settings, ground.environment())
+        children = Children(home.logs, home.children_file, environment)
         stage = _Stage(
             home,
+            ground,
             state,
             settings,
             children,
-            RecordView(home.objects),
+            RecordView(source, ground.look_seconds),
             DagsterUi(f"http://127.0.0.1:{settings.ui_port}"),
             dagster_commands(settings, ports.code, workspace),
-            Edges(home, settings, children, played, ports.edges, ports.relay),
+            Edges(home, settings, children, played, ports.edges, ports.relay, ports.ingests),
         )
         ending.callback(self._end, stage)
-        stage.serve(service_commands())
+        stage.serve(service_commands(), second_instances(ports))
         return stage
 
     # --------------------------------------------------------------------------------- replay
 
     def _replay(self, stage: _Stage) -> None:
         """Have every tenant's devices say their day; return when the platform has archived it."""
-        url = f"http://127.0.0.1:{stage.settings.ingest_port}"
         # Dagster's start takes both cores for half a minute and has time until the day's end.
-        self._wait_ready(stage, f"{url}/readyz")
+        for port in stage.edges.ingest_ports:
+            self._wait_ready(stage, f"http://127.0.0.1:{port}/readyz")
         stage.edges.start()
         stage.storage = stage.children.start("dagster-storage", storage_command())
         day = stage.state.day
@@ -207,7 +238,8 @@ class Story:
             )
             for tenant_id in stage.tenants
         }
-        until = time.monotonic() + self._options.day_seconds + DEVICES_SECONDS
+        patience = DEVICES_SECONDS * stage.ground.patience
+        until = time.monotonic() + self._options.day_seconds + patience
         looked = False
         while running := [c for c in devices.values() if c.ended() is None]:
             if time.monotonic() > until:
@@ -234,7 +266,7 @@ class Story:
         return found is not None
 
     def _wait_ready(self, stage: _Stage, url: str) -> None:
-        until = time.monotonic() + READY_SECONDS
+        until = time.monotonic() + READY_SECONDS * stage.ground.patience
         with urllib3.PoolManager(timeout=TICK_SECONDS, retries=False) as pool:
             while time.monotonic() < until:
                 try:
@@ -254,7 +286,8 @@ class Story:
         """
         day = stage.state.day
         midnight = layout.day_end_ms(day) + GRACE_SECONDS * 1000
-        until = time.monotonic() + (midnight - self._now(stage)) / 1000 + SEAL_SECONDS
+        until = time.monotonic() + (midnight - self._now(stage)) / 1000
+        until += SEAL_SECONDS * stage.ground.patience
         runs: dict[str, SealRun] = {}
         # The platform's own events (who read what) are sealed like all others.
         awaited = {*stage.tenants}
@@ -295,6 +328,7 @@ class Story:
                 self._tick(stage, f"proof: {name}")
             return code, output.read_bytes()
 
+        stage.ground.hand_over(self._display.say)
         table = proofs.figures(home, stage.view, stage.tenants)
         proofs.write_keys(home, open_keys(stage.settings).public_keys())
         heads = {tenant: r.head for tenant, r in runs.items()}
@@ -320,6 +354,8 @@ class Story:
         tenant_id = max(manifests, key=lambda t: (bool(manifests[t].links), t))
         return questions.Scene(
             stage.home,
+            stage.ground,
+            stage.settings,
             stage.query_url,
             tenant_id,
             manifests[tenant_id],
@@ -348,15 +384,16 @@ class Story:
         run_id = next(iter(runs.values())).run_id
         verdict = "every proof held" if all(p.held for p in proved) else "NOT every proof held"
         self._display.say(f"verdict: {verdict}")
-        when = " (make dagster brings it back)" if self._options.exit else ""
+        profile = "" if stage.ground.profile == "embedded" else f" PROFILE={stage.ground.profile}"
+        when = f" (make dagster{profile} brings it back)" if self._options.exit else ""
         self._display.say(f"Dagster: {ui}  this seal: {ui}/runs/{run_id}{when}")
         self._display.say(f"data: {stage.home.root}  logs: {stage.home.logs}")
         keys = " ".join(proofs.key_arguments(stage.home))
         program = Path(sys.executable).with_name("audit-platform")
         self._display.say(f"the damaged copy: {program} fsck {stage.home.damaged_copy} {keys}")
         self._display.say(
-            "again: make demo (the next day, on the same data) · afresh: make demo FRESH=1"
-            " · Dagster on this data: make dagster"
+            f"again: make demo{profile} (the next day, on the same data) · afresh: make demo"
+            f"{profile} FRESH=1 · Dagster on this data: make dagster{profile}"
         )
 
     def _stay(self, stage: _Stage) -> None:
@@ -384,7 +421,7 @@ class Story:
         stage.children.cap_logs()
         self._remember(stage)
         if doing:
-            stage.view.refresh()
+            stage.view.show()
             self._display.show(doing, self._now(stage), rows_of(stage))
 
     def _now(self, stage: _Stage) -> int:

@@ -9,10 +9,12 @@ reach the ends (`coverage.py`), sealing. Source: design section 5 (closing a day
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from audit_platform.errors import OffsetOutOfRange, RecordMalformed, SealRefused
 from audit_platform.killpoints import Killpoint, reach
 from audit_platform.operations.claims import claim, read_claim
-from audit_platform.operations.generations import ensure_generation
+from audit_platform.operations.generations import ensure_generation, generations
 from audit_platform.ports import LogRecord, Platform
 from audit_platform.record.deadletter import record_entries
 from audit_platform.record.layout import (
@@ -58,7 +60,8 @@ def due_days(platform: Platform, grace_ms: int, first_day: str) -> list[str]:
     if closed:
         day = next_day(closed[-1])
     else:
-        day = max(first_day, _first_day_with_data(platform, ensure_generation(platform)))
+        ensure_generation(platform)
+        day = max(first_day, _first_day_with_data(platform, list(generations(platform))))
     due = []
     while _is_over(platform, day, grace_ms):
         due.append(day)
@@ -87,17 +90,8 @@ def close_day(platform: Platform, day: str, grace_ms: int) -> Closing:
             f"{day} is not the day after the last closed day {closed[-1]}",
             remedy=f"close {next_day(closed[-1])} next: ends of later days must not be smaller",
         )
-    generation = ensure_generation(platform)
-    partitions = tuple(
-        ClosedPartition(
-            start.topic,
-            generation.number,
-            partition,
-            platform.log.bounds(start.topic, partition)[1],
-        )
-        for start in generation.topics
-        for partition in range(len(start.start_offsets))
-    )
+    ensure_generation(platform)
+    partitions = _ends_now(platform, day)
     now_ms = platform.clock.now_ms()
     offered = Closing(day, now_ms, partitions)
     won = claim(platform.objects, closing_key(day), offered.to_bytes(), now_ms)
@@ -105,15 +99,39 @@ def close_day(platform: Platform, day: str, grace_ms: int) -> Closing:
     return Closing.from_bytes(won.key, won.data)
 
 
+def _ends_now(platform: Platform, day: str) -> tuple[ClosedPartition, ...]:
+    """The log's ends, and where older generations were closed, as far as that is news.
+
+    Never smaller than in the closing before, also when the log has lost its tail. A generation is
+    left out once it is older than all in the closing two days before: that named its end.
+    """
+    opened = list(generations(platform))
+    before, yesterday = (closing_of(platform, next_day(day, -n)) for n in (2, 1))
+    from_number = max((p.generation for p in before.partitions), default=1) if before else 1
+    least = {
+        (p.topic, p.generation, p.partition): p.end_offset
+        for p in (yesterday.partitions if yesterday else ())
+    }
+    partitions = [p for younger in opened for p in younger.closed if p.generation >= from_number]
+    for start in opened[-1].topics:
+        for number in range(len(start.start_offsets)):
+            end = platform.log.bounds(start.topic, number)[1]
+            known = least.get((start.topic, opened[-1].number, number), 0)
+            partitions.append(
+                ClosedPartition(start.topic, opened[-1].number, number, max(end, known))
+            )
+    return tuple(partitions)
+
+
 def _is_over(platform: Platform, day: str, grace_ms: int) -> bool:
     return platform.clock.now_ms() >= day_end_ms(day) + grace_ms
 
 
-def _first_day_with_data(platform: Platform, generation: Generation) -> str:
+def _first_day_with_data(platform: Platform, opened: Sequence[Generation]) -> str:
     # The log's clock and not ingestionTime: one gateway with a clock in 1970 must not make twenty
     # thousand days due.
-    first_ms = generation.opened_ms
-    for start in generation.topics:
+    first_ms = min(generation.opened_ms for generation in opened)
+    for start in opened[-1].topics:
         for partition, offset in enumerate(start.start_offsets):
             try:
                 records = platform.log.read(start.topic, partition, offset, 1)

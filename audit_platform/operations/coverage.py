@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 from audit_platform.errors import RecordMalformed, SealRefused
 from audit_platform.operations.claims import read_claim
 from audit_platform.operations.closing import closing_of
+from audit_platform.operations.generations import stored_generations
 from audit_platform.ports import Objects, ObjectVersion, Platform
 from audit_platform.record.layout import (
     DLQ_TOPIC,
@@ -76,7 +78,10 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class DayObject:
-    """An object with rows of a day: those count with `from_offset <= log_offset < end_offset`."""
+    """An object with rows of a day: those count with `from_offset <= log_offset < end_offset`.
+
+    Not those at `doubled` offsets: an older log generation has archived the same log records.
+    """
 
     topic: str
     generation: int
@@ -85,12 +90,18 @@ class DayObject:
     end_offset: int
     object: RangeObject
     from_offset: int = 0
+    doubled: frozenset[int] = frozenset()
 
     def counting(self, table: pa.Table) -> pa.Table:
         """The rows of a table of this object (with its `log_offset`) that count."""
         offset = table["log_offset"]
         below = pc.less(offset, self.end_offset)
-        return table.filter(pc.and_(below, pc.greater_equal(offset, self.from_offset)))
+        mask = pc.and_(below, pc.greater_equal(offset, self.from_offset))
+        if self.doubled:
+            again = pc.is_in(offset, value_set=pa.array(sorted(self.doubled), pa.int64()))
+            mask = pc.and_(mask, pc.invert(again))
+        # Nearly always all of them do: then nothing is copied.
+        return table if pc.all(mask, skip_nulls=False).as_py() else table.filter(mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +206,11 @@ def coverage(platform: Platform, day: str) -> Coverage:
 def _starts(platform: Platform, closing: Closing) -> dict[tuple[str, int, int], int]:
     """First offset to be covered of each (topic, generation, partition)."""
     before = closing_of(platform, next_day(closing.day, -2))
-    if before is not None:
-        return {(p.topic, p.generation, p.partition): p.end_offset for p in before.partitions}
-    starts: dict[tuple[str, int, int], int] = {}
-    for number in {p.generation for p in closing.partitions}:
+    ends = before.partitions if before else ()
+    starts = {(p.topic, p.generation, p.partition): p.end_offset for p in ends}
+    # A generation that was opened since begins at its own start.
+    known = {p.generation for p in ends}
+    for number in {p.generation for p in closing.partitions} - known:
         record = read_claim(platform.objects, generation_key(number))
         if record is None:
             continue
@@ -221,6 +233,11 @@ def _walk(
     if start >= end.end_offset:
         return ranges, holes
     for record in range_records(objects, end.topic, end.generation, end.partition, holding=start):
+        if record.closed:
+            return (
+                ranges,
+                holes,
+            )  # the log behind it is the next generation's, and late for this day
         if record.first_offset >= end.end_offset:
             break
         if record.end_offset <= start:
@@ -265,9 +282,10 @@ def inputs_of(platform: Platform, found: Coverage, tenant_id: str) -> DayInputs:
         )
     ends = {(p.topic, p.generation, p.partition): p.end_offset for p in found.closing.partitions}
     named: dict[tuple[str, str], DayObject] = {}
+    doubles = Doubles(platform.objects)
     for record in found.ranges:
         end = min(record.end_offset, ends[record.topic, record.generation, record.partition])
-        _name(named, record, end, tenant_id, found.day)
+        _name(named, record, end, tenant_id, found.day, doubles)
     stored: set[tuple[str, str]] = set()
     for topic, prefix in PREFIX_OF_TOPIC.items():
         listed = versions_of_day(platform.objects, prefix, tenant_id, found.day)
@@ -276,7 +294,7 @@ def inputs_of(platform: Platform, found: Coverage, tenant_id: str) -> DayInputs:
             claimed = read_claim(platform.objects, address.record_key)
             if claimed is not None:
                 record = parse_record(claimed.key, claimed.data)
-                _name(named, record, record.end_offset, tenant_id, found.day)
+                _name(named, record, record.end_offset, tenant_id, found.day, doubles)
     ordered = sorted(
         named.values(), key=lambda o: (o.topic, o.generation, o.partition, o.first_offset)
     )
@@ -295,6 +313,7 @@ def _name(
     end_offset: int,
     tenant_id: str,
     day: str,
+    doubles: Doubles,
 ) -> None:
     for o in record.objects:
         if o.tenant_id == tenant_id and o.day == day:
@@ -305,7 +324,48 @@ def _name(
                 record.first_offset,
                 end_offset,
                 o,
+                doubled=doubles.of(record),
             )
+
+
+class Doubles:
+    """Log records that two generations have archived: the same offset of one topic, and digest."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._opened: list[Generation] = []
+
+    def of(self, record: RangeRecord) -> frozenset[int]:
+        """Offsets of a range whose log records an older generation has archived already.
+
+        No request for a range of the first generation, nor, but for the generations once, for one
+        behind the end of the older ones. Raises `RecordMalformed`, `StoreUnavailable`.
+        """
+        if record.generation == 1 or not record.records:
+            return frozenset()
+        if len(self._opened) < record.generation:
+            self._opened = list(stored_generations(self._objects))
+        digests = {r.offset: r.digest for r in record.records}
+        again: set[int] = set()
+        for older in self._older(record):
+            place = (record.topic, older, record.partition)
+            for found in range_records(self._objects, *place, holding=record.first_offset):
+                if found.first_offset >= record.end_offset:
+                    break
+                again |= {r.offset for r in found.records if digests.get(r.offset) == r.digest}
+        return frozenset(again)
+
+    def _older(self, record: RangeRecord) -> Iterator[int]:
+        """Older generations whose ranges reach over the start of this one."""
+        own = self._opened[record.generation - 1].topic(record.topic)
+        for older, younger in pairwise(self._opened[: record.generation]):
+            named = older.topic(record.topic)
+            if named is None or own is None or named.topic_id != own.topic_id:
+                continue
+            place = (record.topic, older.number, record.partition)
+            ends = {(p.topic, p.generation, p.partition): p.end_offset for p in younger.closed}
+            if record.first_offset < ends.get(place, 0):
+                yield older.number
 
 
 def versions_of_day(objects: Objects, prefix: str, tenant_id: str, day: str) -> list[ObjectVersion]:

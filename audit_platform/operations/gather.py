@@ -32,7 +32,7 @@ from audit_platform.record.columns import (
     canonical_lines,
     hashes_of,
 )
-from audit_platform.record.digests import sha256_column
+from audit_platform.record.digests import sha256_column, sha256_hex
 from audit_platform.record.manifest import NamedObject
 from audit_platform.record.ranges import RangeObject
 
@@ -95,7 +95,8 @@ def sorted_rows(
     paths = [folder / f"bucket-{i}.arrow" for i in range(buckets.count)]
     _spill(objects, sources, buckets, paths, seen)
     for path in paths:
-        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
+        # Mapped: rows are copied once, into their order's place.
+        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
             batches = reader.read_all().combine_chunks().to_batches()
         path.unlink()
         for rows in batches:
@@ -141,12 +142,8 @@ def _devices(objects: Objects, sources: Sources) -> Iterator[pa.Array]:
 
 
 def _plan(objects: Objects, sources: Sources) -> _Buckets:
-    counts: dict[str, int] = {}
+    devices, counts = _counted(_devices(objects, sources))
     sizes = rows = 0
-    for devices_read in _devices(objects, sources):
-        for entry in pc.value_counts(devices_read):
-            device = entry["values"].as_py()
-            counts[device] = counts.get(device, 0) + entry["counts"].as_py()
     places = [(p.key, p.version_id) for p in sources.base]
     places += [(o.object.key, o.object.version_id) for o in sources.landing]
     for key, version_id in places:
@@ -156,15 +153,26 @@ def _plan(objects: Objects, sources: Sources) -> _Buckets:
         sizes += sum(metadata.row_group(g).total_byte_size for g in range(metadata.num_row_groups))
     per_row = sizes / rows if rows else 0
     limit = min(BUCKET_ROWS, int(BUCKET_BYTES / per_row) if per_row else BUCKET_ROWS)
-    devices = sorted(counts)
     bucket = np.zeros(len(devices), dtype=np.int32)
     current = filled = 0
-    for i, device in enumerate(devices):
-        if filled and filled + counts[device] > limit:
+    for i, count in enumerate(counts.tolist()):
+        if filled and filled + count > limit:
             current, filled = current + 1, 0
         bucket[i] = current
-        filled += counts[device]
-    return _Buckets(pa.array(devices, pa.string()), bucket, current + 1 if devices else 0)
+        filled += count
+    return _Buckets(devices, bucket, current + 1 if len(devices) else 0)
+
+
+def _counted(columns: Iterable[pa.Array]) -> tuple[pa.StringArray, npt.NDArray[np.int64]]:
+    """(each device once, in byte order; rows of each)."""
+    counted = [pc.value_counts(column) for column in columns]
+    names = pa.chunked_array([c.field("values") for c in counted], pa.string()).combine_chunks()
+    rows = [c.field("counts").to_numpy() for c in counted]
+    encoded = names.dictionary_encode()
+    total = np.zeros(len(encoded.dictionary), np.int64)
+    np.add.at(total, encoded.indices.to_numpy(), np.concatenate([np.zeros(0, np.int64), *rows]))
+    order = pc.sort_indices(encoded.dictionary)
+    return encoded.dictionary.take(order), total[order.to_numpy()]
 
 
 def _spill(
@@ -183,9 +191,11 @@ def _spill(
         for o in sources.landing:
             raw = 0
             for batch in _row_groups(objects, o, EVENT_SCHEMA.names):
-                is_raw = pc.is_valid(batch["raw"])
-                raw += pc.sum(is_raw).as_py() or 0
-                rows = batch.filter(pc.invert(is_raw)).select(EVENT_SCHEMA.names)
+                events = batch["raw"].null_count
+                raw += len(batch) - events
+                rows = batch.select(EVENT_SCHEMA.names)
+                if events < len(batch):
+                    rows = rows.filter(pc.is_null(batch["raw"]))
                 seen.rows += len(rows)
                 _spill_batch(rows, buckets, writers)
             if raw:
@@ -217,7 +227,7 @@ def _proved(rows: pa.RecordBatch, tenant_id: str) -> pa.RecordBatch:
         lines = canonical_lines(
             block,
             tenant_id=tenant_id,
-            checksum=sha256_column(block["payload"]),
+            checksum=sha256_hex(block["payload"]),
             prev_hash=hashes_of(block["prev_hash"]),
         )
         if (sha256_column(lines) != hashes_of(block["event_hash"])).any():

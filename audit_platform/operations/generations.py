@@ -1,7 +1,8 @@
 """Log generations: which log the offsets in range records mean.
 
-Belongs here: opening the first generation, and refusing a log that is not the one it names. Does
-not: comparing single log records with their digests (the archive-writer does, at each start).
+Belongs here: reading generations, opening the first one, refusing a log that is not the one it
+names. Does not: comparing log records with their digests (`log_check.py`), opening a further one
+(`open_generation.py`).
 Source: design section 5 (log generation).
 """
 
@@ -11,9 +12,9 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Final
 
-from audit_platform.errors import GenerationMismatch
+from audit_platform.errors import GenerationMismatch, LogTrouble
 from audit_platform.operations.claims import claim, read_claim
-from audit_platform.ports import Log, Platform
+from audit_platform.ports import Log, Objects, Platform
 from audit_platform.record.layout import DLQ_TOPIC, EVENTS_TOPIC, generation_key
 from audit_platform.record.ranges import Generation, TopicStart
 
@@ -21,12 +22,26 @@ TOPICS: Final = (EVENTS_TOPIC, DLQ_TOPIC)
 
 
 def generations(platform: Platform) -> Iterator[Generation]:
-    """All generations that were opened, oldest first."""
+    """All generations that were opened, oldest first. One request each, and one more."""
+    return stored_generations(platform.objects)
+
+
+def stored_generations(objects: Objects) -> Iterator[Generation]:
+    """As `generations`. Raises `RecordMalformed`, `StoreUnavailable`."""
     for number in count(1):
-        record = read_claim(platform.objects, generation_key(number))
+        record = read_claim(objects, generation_key(number))
         if record is None:
             return
         yield Generation.from_bytes(record.key, record.data)
+
+
+def newest_generation(objects: Objects, known: Generation | None) -> Generation | None:
+    """The newest generation, when it is `known` or younger; `known` itself while it still is."""
+    while True:
+        record = read_claim(objects, generation_key(known.number + 1 if known else 1))
+        if record is None:
+            return known
+        known = Generation.from_bytes(record.key, record.data)
 
 
 def current_generation(platform: Platform) -> Generation | None:
@@ -69,20 +84,21 @@ def check_topic(log: Log, generation: Generation, topic: str) -> TopicStart:
     info = log.describe(topic)
     start = generation.topic(topic)
     if start is None:
-        raise _mismatch(generation, f"does not name topic {topic}")
+        raise _mismatch(generation, f"does not name topic {topic}", LogTrouble.TOPIC)
     if info.topic_id != start.topic_id:
-        raise _mismatch(generation, f"names {topic} {start.topic_id}, the log has {info.topic_id}")
+        what = f"names {topic} {start.topic_id}, the log has {info.topic_id}"
+        raise _mismatch(generation, what, LogTrouble.TOPIC)
     if info.partitions != len(start.start_offsets):
         wanted = len(start.start_offsets)
-        raise _mismatch(
-            generation, f"names {wanted} partitions of {topic}, the log has {info.partitions}"
-        )
+        what = f"names {wanted} partitions of {topic}, the log has {info.partitions}"
+        raise _mismatch(generation, what, LogTrouble.PARTITIONS)
     return start
 
 
-def _mismatch(generation: Generation, what: str) -> GenerationMismatch:
+def _mismatch(generation: Generation, what: str, trouble: LogTrouble) -> GenerationMismatch:
     return GenerationMismatch(
         f"log generation {generation.number} {what}",
-        remedy="never reset offsets; connect the log that the generation names, or close this"
-        " generation and open the next one at the first offset that differs",
+        remedy="never reset offsets; connect the log that the generation names, or run"
+        " `audit-platform generation open`",
+        trouble=trouble,
     )

@@ -25,8 +25,10 @@ from audit_platform.ports import HOT_COPY_DAYS, HotIndex, Platform
 from audit_platform.record import layout
 from audit_platform.record.columns import hashes_of
 
-#: Days that HOT holds (the mission: HOT 0-30 d); older ones are not missed there.
+#: Days that HOT holds (the mission: HOT 0-30 d), and those that have an index at all (WARM to
+#: 90 d); older ones are not missed.
 HOT_DAYS: Final = 30
+INDEX_DAYS: Final = 90
 
 _Set = npt.NDArray[np.void]
 
@@ -56,13 +58,13 @@ class HotFault:
 
 
 def hot_faults(platform: Platform, reader: Reader, tenant_id: str) -> list[HotFault]:
-    """Days of the last `HOT_DAYS` whose index is missing, damaged or short, in order.
+    """Days of the last `INDEX_DAYS` whose index is missing, damaged or short, in order.
 
     Reads names, manifests and range records, no event. Raises `StoreUnavailable`,
     `HotUnavailable`, `KeysUnavailable`.
     """
     today = layout.day_of(platform.clock.now_ms())
-    scope = scope_of_days(reader, tenant_id, layout.next_day(today, -HOT_DAYS), today)
+    scope = scope_of_days(reader, tenant_id, layout.next_day(today, -INDEX_DAYS), today)
     read = {i.day: i for i in platform.hot.indexes(tenant_id) if i.is_read}
     days = sorted({*scope.days, *read})
     return [f for day in days if (f := _fault(tenant_id, day, read.get(day), scope.events_of(day)))]

@@ -9,7 +9,7 @@ Source: design section 8 (rebuild of HOT); rows of landing: section 5.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -40,9 +40,9 @@ from audit_platform.record.columns import (
     canonical_lines,
     hashes_of,
 )
-from audit_platform.record.digests import sha256_column
+from audit_platform.record.digests import sha256_column, sha256_hex
 from audit_platform.record.layout import EVENTS_TOPIC, LANDING, PLATFORM_TENANT
-from audit_platform.record.manifest import Manifest
+from audit_platform.record.manifest import Manifest, Part
 
 #: Bytes of log values held at a time.
 _READ_BYTES: Final = 4 * 1024 * 1024
@@ -79,11 +79,21 @@ class DaySource:
 
     def archived(self) -> Iterator[pa.RecordBatch]:
         """Proved rows out of COLD and landing. Raises `StoreUnavailable`, `RecordMalformed`."""
-        since: late.Ends = {}
-        if self.manifest is not None:
-            for part in self.manifest.parts:
-                yield from self._part(part.object.key, part.object.version_id, part.object.rows)
-            since = self._covered()
+        for part in self.parts():
+            yield from self.rows_of(part)
+        yield from self.landed()
+
+    def parts(self) -> Sequence[Part]:
+        """The parts of the day's manifest; none for a day that is not sealed."""
+        return self.manifest.parts if self.manifest is not None else ()
+
+    def rows_of(self, part: Part) -> Iterator[pa.RecordBatch]:
+        """Proved rows of a part. Raises `StoreUnavailable`."""
+        yield from self._part(part.object.key, part.object.version_id, part.object.rows)
+
+    def landed(self) -> Iterator[pa.RecordBatch]:
+        """Proved rows of landing that no manifest covers. Raises as `archived`."""
+        since = self._covered() if self.manifest is not None else {}
         objects = self._platform.objects
         named = late.landed_beyond(objects, self.tenant_id, self.day, EVENTS_TOPIC, since)
         for o in named:
@@ -120,7 +130,8 @@ class DaySource:
                     self.seen.problems.append(f"{o.object.key}: not the rows that its range says")
                 for group in range(parquet.num_row_groups):
                     table = parquet.read_row_group(group, use_threads=False)
-                    table = o.counting(table).filter(pc.is_null(table["raw"]))
+                    table = o.counting(table)
+                    table = table.filter(pc.is_null(table["raw"]))
                     for batch in table.select(EVENT_SCHEMA.names).combine_chunks().to_batches():
                         self.seen.landing += batch.num_rows
                         yield self._not_held(self._proved(batch))
@@ -133,7 +144,7 @@ class DaySource:
                 canonical_lines(
                     block,
                     tenant_id=self.tenant_id,
-                    checksum=sha256_column(block["payload"]),
+                    checksum=sha256_hex(block["payload"]),
                     prev_hash=hashes_of(block["prev_hash"]),
                 )
             )

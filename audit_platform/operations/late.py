@@ -24,6 +24,7 @@ from audit_platform.operations.closing import closed_days, closing_of
 from audit_platform.operations.coverage import (
     DayInputs,
     DayObject,
+    Doubles,
     Missing,
     parse_record,
     range_records,
@@ -140,6 +141,8 @@ def look(platform: Platform, start: Ends, *, day: str | None = None, most: int =
     found = Look()
     judge = _Judge(platform, found, day)
     for place, begin in _places(platform).items():
+        if place not in start and end_at(start, place):
+            continue  # a log generation that was looked through to its end long ago
         wanted, seen = start.get(place, begin), begin
         new = 0
         for record in range_records(platform.objects, *place, holding=wanted):
@@ -260,6 +263,7 @@ def late_inputs(
     """
     found: list[DayObject] = []
     absent: list[DayObject] = []
+    doubles = Doubles(objects)
     named = {x for closing in closings for x in closing.late if x.tenant_id == tenant_id}
     for late in sorted(named, key=_order):
         prefix = layout.PREFIX_OF_TOPIC[late.topic]
@@ -270,7 +274,8 @@ def late_inputs(
                 f"{address.record_key} is named by a further closing of {day} and is not there",
                 remedy="run `audit-platform fsck` and keep everything as it is",
             )
-        for o in _objects_beyond(parse_record(claimed.key, claimed.data), tenant_id, day, since):
+        record = parse_record(claimed.key, claimed.data)
+        for o in _objects_beyond(record, tenant_id, day, since, doubles):
             (found if _is_there(objects, o) else absent).append(o)
     return DayInputs(
         tenant_id,
@@ -303,11 +308,12 @@ def landed_beyond(
     """
     listed = versions_of_day(objects, layout.PREFIX_OF_TOPIC[topic], tenant_id, day)
     addresses = {p[0] for v in listed if (p := layout.parse_range_object(v.key)) is not None}
+    doubles = Doubles(objects)
     for address in _beyond(addresses, topic, since):
         claimed = read_claim(objects, address.record_key)
         if claimed is not None:  # else an orphan: no range record names it
             record = parse_record(claimed.key, claimed.data)
-            yield from _objects_beyond(record, tenant_id, day, since)
+            yield from _objects_beyond(record, tenant_id, day, since, doubles)
 
 
 def _beyond(
@@ -325,16 +331,17 @@ def _beyond(
     return [*straddling.values(), *beyond]
 
 
-def _objects_beyond(record: RangeRecord, tenant_id: str, day: str, since: Ends) -> list[DayObject]:
+def _objects_beyond(
+    record: RangeRecord, tenant_id: str, day: str, since: Ends, doubles: Doubles
+) -> list[DayObject]:
     place = (record.topic, record.generation, record.partition)
     begin = end_at(since, place)
-    if record.end_offset <= begin:
+    own = [o for o in record.objects if (o.tenant_id, o.day) == (tenant_id, day)]
+    if record.end_offset <= begin or not own:
         return []
-    return [
-        DayObject(*place, record.first_offset, record.end_offset, o, from_offset=begin)
-        for o in record.objects
-        if o.tenant_id == tenant_id and o.day == day
-    ]
+    again = doubles.of(record)
+    span = (record.first_offset, record.end_offset)
+    return [DayObject(*place, *span, o, from_offset=begin, doubled=again) for o in own]
 
 
 def _is_there(objects: Objects, o: DayObject) -> bool:

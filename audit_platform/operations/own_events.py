@@ -38,10 +38,11 @@ _HOST_CHARS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class OwnEvent:
-    """What is to be said: a type of the registry, version 1, and its payload."""
+    """What is to be said: a type and version of the registry, and its payload."""
 
     event_type: str
     payload: Mapping[str, Any]
+    version: int = 1
 
 
 class OwnSource:
@@ -76,11 +77,13 @@ class OwnSource:
         done: list[CompletedEvent] = []
         if chain.next_number == 0:
             self._partition = self._own_partition()
-            done.append(chain.link("chain_start", self._signed_start(now_ms), now_ms))
+            start = OwnEvent("chain_start", self._signed_start(now_ms))
+            done.append(chain.link(start, now_ms))
         announced = len(done)
         for event in events:
-            registry().validate(event.event_type, 1, f"{event.event_type}/1", event.payload)
-            done.append(chain.link(event.event_type, event.payload, now_ms))
+            schema_ref = f"{event.event_type}/{event.version}"
+            registry().validate(event.event_type, event.version, schema_ref, event.payload)
+            done.append(chain.link(event, now_ms))
         # From here on these numbers are used, whatever becomes of the append.
         self._chain = chain
         self._pending = list(_records(done, now_ms, self._partition))
@@ -138,15 +141,15 @@ class _Chain:
     head: str = layout.ZERO_HASH
     next_number: int = 0
 
-    def link(self, event_type: str, payload: Mapping[str, Any], now_ms: int) -> CompletedEvent:
+    def link(self, event: OwnEvent, now_ms: int) -> CompletedEvent:
         """The next event."""
         said = {
             "deviceId": self.device_id,
-            "eventType": event_type,
-            "eventVersion": 1,
+            "eventType": event.event_type,
+            "eventVersion": event.version,
             "eventTime": format_time_ms(now_ms),
             "sequenceNumber": self.next_number,
-            "payload": dict(payload),
+            "payload": dict(event.payload),
         }
         completed = complete_event(
             said,
@@ -154,7 +157,7 @@ class _Chain:
             hospital_id=HOSPITAL,
             chain_id=self.chain_id,
             prev_hash=self.head,
-            criticality=registry().criticality(event_type, 1),
+            criticality=registry().criticality(event.event_type, event.version),
         )
         self.head = completed.event_hash.hex()
         self.next_number += 1

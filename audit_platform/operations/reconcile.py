@@ -1,6 +1,7 @@
 """Reconciliation: every event in the log is in the objects, once, or waits to be archived.
 
-Counted by log position on both topics. What is expected comes from the log records' headers (from
+Counted by log position on both topics, in all log generations; a log record that two of them have
+archived counts once. What is expected comes from the log records' headers (from
 the range records' digests where the log has let go of them); what is found comes from the rows of
 the objects that range records name, never from the records' own sums. A loss and a double never
 cancel out: positions are compared as sets.
@@ -21,14 +22,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audit_platform.errors import ObjectNotFound, OffsetOutOfRange
-from audit_platform.operations.coverage import range_records
-from audit_platform.operations.generations import ensure_generation
+from audit_platform.operations.coverage import Doubles, range_records
+from audit_platform.operations.generations import ensure_generation, generations
 from audit_platform.ports import Log, Objects, Platform
 from audit_platform.record.columns import Ints, ints_of
 from audit_platform.record.landing import WHOLE_RECORD, header_count
 from audit_platform.record.layout import DLQ_TOPIC, short_digest
 from audit_platform.record.parquet import read_columns
-from audit_platform.record.ranges import RangeObject, RangeRecord, RecordDigest
+from audit_platform.record.ranges import Generation, RangeObject, RangeRecord, RecordDigest
 
 #: Bytes of log values held at a time.
 READ_BYTES: Final = 4 * 1024 * 1024
@@ -110,29 +111,65 @@ class Reconciliation:
 
 
 def reconcile(platform: Platform) -> Reconciliation:
-    """Compare the log with the objects of the current generation, position by position.
+    """Compare the log with the objects of all generations, position by position.
 
     Reads the whole log that is held and two or three columns of every landing and quarantine
     object. Raises `GenerationMismatch`, `RecordMalformed`, `LogUnavailable`, `StoreUnavailable`.
     """
-    generation = ensure_generation(platform)
+    ensure_generation(platform)
+    opened = list(generations(platform))
     result = Reconciliation()
-    for start in generation.topics:
-        for partition, offset in enumerate(start.start_offsets):
-            figures = Figures(start.topic, partition)
-            _partition(platform, generation.number, offset, figures, result)
-            result.partitions.append(figures)
+    doubles = Doubles(platform.objects)
+    of_place: dict[tuple[str, int], Figures] = {}
+    for generation in opened:
+        for start in generation.topics:
+            for partition, offset in enumerate(start.start_offsets):
+                place = (start.topic, partition)
+                figures = of_place.setdefault(place, Figures(*place))
+                log = _HeldRecords(
+                    platform.log, *place, offset, _log_end(platform, opened, generation, place)
+                )
+                _partition(platform, generation.number, log, figures, result, doubles)
+    result.partitions = list(of_place.values())
     if result.ranges and not result.rows:
         result.findings.append("range records exist, but not one row was read")
     return result
 
 
+def _log_end(
+    platform: Platform, opened: Sequence[Generation], generation: Generation, place: tuple[str, int]
+) -> int:
+    """Up to where the log that is there now is the one that a generation means: 0 for not at all.
+
+    Behind the start of a younger generation it is that one's.
+    """
+    topic, partition = place
+    now = opened[-1].topic(topic)
+    ends = [platform.log.bounds(topic, partition)[1] if _names(opened[-1], place) else 0]
+    for other in opened[generation.number - 1 :]:
+        named = other.topic(topic)
+        if named is None or now is None or named.topic_id != now.topic_id:
+            return 0
+        if other is not generation and _names(other, place):
+            ends.append(named.start_offsets[partition])
+    return min(ends)
+
+
+def _names(generation: Generation, place: tuple[str, int]) -> bool:
+    named = generation.topic(place[0])
+    return named is not None and place[1] < len(named.start_offsets)
+
+
 def _partition(
-    platform: Platform, generation: int, start: int, figures: Figures, result: Reconciliation
+    platform: Platform,
+    generation: int,
+    log: _HeldRecords,
+    figures: Figures,
+    result: Reconciliation,
+    doubles: Doubles,
 ) -> None:
     topic, partition = figures.topic, figures.partition
-    log = _HeldRecords(platform.log, topic, partition, start)
-    reached = start
+    reached = log.start
     for record in range_records(platform.objects, topic, generation, partition):
         result.ranges += 1
         if record.first_offset != reached:
@@ -141,19 +178,21 @@ def _partition(
             )
         # Between ranges: in the log, covered by nothing. They stay unaccounted.
         figures.events += sum(r.count for r in log.before(record.first_offset))
-        _range(platform.objects, record, log.before(record.end_offset), figures, result)
+        held = log.before(record.end_offset)
+        _range(platform.objects, record, held, figures, result, doubles.of(record))
         reached = max(reached, record.end_offset)
-    figures.pending = sum(r.count for r in log.before(log.end))
-    figures.events += figures.pending
+    pending = sum(r.count for r in log.before(log.end))
+    figures.pending += pending
+    figures.events += pending
 
 
 class _HeldRecords:
-    """The log records that a partition still holds, in order, up to its end at the start."""
+    """The log records that a partition still holds, in order, from `start` up to `end`."""
 
-    def __init__(self, log: Log, topic: str, partition: int, start: int) -> None:
+    def __init__(self, log: Log, topic: str, partition: int, start: int, end: int) -> None:
         self._log, self._topic, self._partition = log, topic, partition
-        first, self.end = log.bounds(topic, partition)
-        self._offset = max(start, first)
+        self.start, self.end = start, end
+        self._offset = max(start, log.bounds(topic, partition)[0] if end else 0)
         self._read: deque[RecordDigest] = deque()
 
     def before(self, offset: int) -> list[RecordDigest]:
@@ -191,6 +230,7 @@ def _range(
     held: Sequence[RecordDigest],
     figures: Figures,
     result: Reconciliation,
+    doubled: frozenset[int],
 ) -> None:
     expected = {r.offset: r for r in record.records}
     for r in held:
@@ -201,10 +241,11 @@ def _range(
                 " that was archived"
             )
         expected[r.offset] = r
-    ordered = sorted(expected)
+    ordered = sorted(expected.keys() - doubled)
     counts = np.array([expected[offset].count for offset in ordered], np.int64)
     figures.events += int(counts.sum())
-    _count(np.array(ordered, np.int64), counts, _rows(objects, record, result), figures)
+    rows = _rows(objects, record, result, doubled)
+    _count(np.array(ordered, np.int64), counts, rows, figures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +257,9 @@ class _Rows:
     is_indexed: bool
 
 
-def _rows(objects: Objects, record: RangeRecord, result: Reconciliation) -> _Rows:
+def _rows(
+    objects: Objects, record: RangeRecord, result: Reconciliation, doubled: frozenset[int]
+) -> _Rows:
     """Places of all rows that count as events, from all objects that the record names."""
     # A dead letter cut into chunks is one event, at its chunk 0; a raw row has no chunk.
     is_dlq = record.topic == DLQ_TOPIC
@@ -236,7 +279,8 @@ def _rows(objects: Objects, record: RangeRecord, result: Reconciliation) -> _Row
     none = np.zeros(0, np.int64)
     offset = np.concatenate([none, *(place[0] for place in places)])
     index = np.concatenate([none, *(place[1] for place in places)])
-    return _Rows(offset, index, is_indexed=not is_dlq)
+    again = np.isin(offset, np.array(sorted(doubled), np.int64))
+    return _Rows(offset[~again], index[~again], is_indexed=not is_dlq)
 
 
 def _ints(table: pa.Table, name: str) -> Ints:

@@ -30,13 +30,13 @@ from audit_platform.operations.refused import refused_of_day
 from audit_platform.operations.resent import EarlierIds
 from audit_platform.ports import Objects, Platform
 from audit_platform.record import layout, merkle
-from audit_platform.record.chain import ChainSpan, ChainWalker, Verdict, judge_ids
+from audit_platform.record.chain import ChainSpan, ChainWalker, Verdict, judge_ids, may_stand_twice
 from audit_platform.record.columns import (
     canonical_lines,
     hashes_of,
     ints_of,
 )
-from audit_platform.record.digests import sha256_column
+from audit_platform.record.digests import sha256_column, sha256_hex
 from audit_platform.record.edges import SIGNED_TYPES, edge_facts
 from audit_platform.record.leaves import kept, leaves_of
 from audit_platform.record.manifest import (
@@ -309,7 +309,7 @@ def _judged(
         )
         built.count([str(f.verdict) for f in found if f.verdict is not Verdict.GAP])
         # An eventId that stands twice is rare; only then are the checksums needed.
-        if pc.count_distinct(fresh["event_id"]).as_py() < len(fresh):
+        if may_stand_twice(fresh["event_id"]):
             ids = judge_ids(fresh["event_id"], sha256_column(fresh["payload"]), hashes)
             built.count([str(f.verdict) for f in ids])
         built.count(earlier.ids.verdicts(fresh))
@@ -328,7 +328,7 @@ def _signed_lines(rows: pa.RecordBatch, tenant_id: str) -> list[bytes]:
     lines = canonical_lines(
         signed,
         tenant_id=tenant_id,
-        checksum=sha256_column(signed["payload"]),
+        checksum=sha256_hex(signed["payload"]),
         prev_hash=hashes_of(signed["prev_hash"]),
     )
     return [line.encode() for line in lines.to_pylist()]

@@ -7,12 +7,13 @@ Source: design section 5; the mission's rows 27 and 28.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from typing import BinaryIO
 
 from audit_platform.errors import ObjectNotFound, Recoverable
-from audit_platform.ports import Objects, Platform
+from audit_platform.ports import Objects, ObjectVersion, Platform
 from audit_platform.record import fsck
 from audit_platform.record.report import Entry, Report, Step
 
@@ -59,17 +60,32 @@ class ObjectsSource:
 
     def hidden(self, key: str) -> str:
         """What lies over the oldest version."""
-        first = None
         with self._noted():
-            for version in self._objects.versions(key):
-                if version.key != key:
-                    continue
-                if version.is_delete_marker:
-                    return "a delete marker lies over the object"
-                first = first or version
-                if version.sha256 != first.sha256:
-                    return f"a newer version with other bytes ({version.version_id}) lies over it"
-        return ""
+            return _over(v for v in self._objects.versions(key) if v.key == key)
+
+    def hidden_among(self, folder: str, first: str, last: str) -> Iterator[tuple[str, str]]:
+        """As `hidden`, for keys of a folder: one listing."""
+        with self._noted():
+            listed = self._objects.versions(folder, after_key=first[:-1])
+            for key, versions in groupby(listed, key=lambda v: v.key):
+                if key > last:
+                    return
+                over = _over(versions)
+                if over:
+                    yield key, over
+
+
+def _over(versions: Iterable[ObjectVersion]) -> str:
+    """What lies over the oldest of a key's versions, or ""."""
+    first = None
+    for version in versions:
+        if version.is_delete_marker:
+            return "a delete marker lies over the object"
+        if first is None:  # a store may have to be asked for a digest: not for one version alone
+            first = version
+        elif version.sha256 != first.sha256:
+            return f"a newer version with other bytes ({version.version_id}) lies over it"
+    return ""
 
 
 def trusted_keys(platform: Platform) -> list[fsck.TrustedKey]:

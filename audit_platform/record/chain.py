@@ -7,6 +7,8 @@ Source: design section 3 (eventId, chains, verdicts).
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +24,7 @@ from audit_platform.record.linking import (
 )
 from audit_platform.record.spans import INFORMATIONAL, ChainSpan, Finding, Gap, Verdict
 from audit_platform.record.walk import ChainWalker
+from audit_platform.record.windows import WIDTH
 
 __all__ = [
     "INFORMATIONAL",
@@ -37,7 +40,30 @@ __all__ = [
     "judge_ids",
     "judge_links",
     "loss_runs",
+    "may_stand_twice",
 ]
+
+
+#: Any odd number with bits all over it: what it multiplies is told apart by its high bits too.
+_SPREAD: Final = np.uint64(0x9E37_79B9_7F4A_7C15)
+
+
+def may_stand_twice(event_id: pa.Array) -> bool:
+    """Whether an eventId may stand twice: False is sure, True asks for `judge_ids`.
+
+    By numbers made of the ids' last 16 bytes, where UUIDs differ: a table of the texts themselves
+    costs ten times as much.
+    """
+    n = len(event_id)
+    if n == 0:
+        return False
+    ends = np.frombuffer(event_id.buffers()[1], np.int32)[event_id.offset : event_id.offset + n + 1]
+    if event_id.null_count or (ends[1:] - ends[:-1] != WIDTH["event_id"]).any():
+        return True
+    data = np.frombuffer(event_id.buffers()[2], np.uint8)[ends[0] : ends[-1]]
+    last = np.ascontiguousarray(data.reshape(n, -1)[:, -16:]).view(np.uint64)
+    numbers = np.sort(last[:, 0] * _SPREAD ^ last[:, 1])
+    return bool((numbers[1:] == numbers[:-1]).any())
 
 
 def judge_ids(event_id: pa.Array, checksum: Hashes, event_hash: Hashes) -> list[Finding]:

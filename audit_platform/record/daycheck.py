@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol
 
 from audit_platform.errors import AuditPlatformError, ObjectNotFound
-from audit_platform.record import merkle
+from audit_platform.record import layout, merkle
 from audit_platform.record.chain import INFORMATIONAL, ChainSpan, ChainWalker, Finding, Verdict
 from audit_platform.record.edges import edge_facts
 from audit_platform.record.manifest import Manifest, NamedObject, Part
@@ -42,6 +42,13 @@ class Source(Protocol):
 
     def hidden(self, key: str) -> str:
         """What lies over the oldest version of a key (a delete marker, other bytes), or ""."""
+        ...
+
+    def hidden_among(self, folder: str, first: str, last: str) -> Iterable[tuple[str, str]]:
+        """(key, what lies over it) of the keys of a folder from `first` to `last`, both included.
+
+        `folder` ends with `/`. As `hidden`, for many keys at the cost of a listing.
+        """
         ...
 
 
@@ -105,6 +112,7 @@ class DayCheck:
             self._edges(signed)
         for o in (*self.manifest.quarantine, *self.manifest.undecodable):
             self.object(o)
+        self._records()
         for text, link in check_quarantine(self.source.open, self.manifest):
             self.add(
                 Step.QUARANTINE,
@@ -113,6 +121,31 @@ class DayCheck:
                 chain_id=link.chain_id,
                 sequence=link.sequence_number,
             )
+
+    def _records(self) -> None:
+        """Step 6 for the records that the manifest's inputs stand on: nothing may lie over one.
+
+        The oldest version counts all the same; a copy of COLD alone has none of them.
+        """
+        inputs = self.manifest.inputs
+        single = {
+            layout.closing_key(self.manifest.day),
+            *(layout.generation_key(i.generation) for i in inputs),
+        }
+        found = [(key, self.source.hidden(key)) for key in sorted(single)]
+        for i in inputs:
+            prefix = layout.PREFIX_OF_TOPIC.get(i.topic)
+            if prefix is None or i.first_offset >= i.end_offset:
+                continue
+            first, last = (
+                layout.RangeAddress(prefix, i.generation, i.partition, offset).record_key
+                for offset in (i.first_offset, i.end_offset - 1)
+            )
+            folder = layout.range_records_prefix(prefix, i.generation, i.partition)
+            found += self.source.hidden_among(folder, first, last)
+        for key, over in found:
+            if over:
+                self.add(Step.OBJECTS, over, key=key, verdict="hidden")
 
     def object(self, named: NamedObject) -> bool:
         """Step 6. True when the object can be read at all."""

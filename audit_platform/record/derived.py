@@ -9,69 +9,56 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from audit_platform.record.columns import Ints, Mask
+from audit_platform.record.fields import times_in
+from audit_platform.record.layout import MS_PER_DAY
 from audit_platform.record.times import parse_time_ms
 
 Text = npt.NDArray[np.uint8]
 
-#: Minutes that are remembered: about 15 MB when full.
-MAX_MINUTES: Final = 100_000
-
 #: Bytes of a time text.
 TIME_BYTES: Final = 24
 
-#: Characters of a time up to its seconds, and what of `SS.mmmZ` behind them is a digit and counts
-#: how many milliseconds.
-_MINUTE: Final = 17
-_DIGITS: Final = [0, 1, 3, 4, 5]
-_MILLISECONDS: Final = np.array([10_000, 1000, 100, 10, 1])
-_LARGEST_DIGITS: Final = np.array([5, 9, 9, 9, 9], np.uint8)
-_NO_TIME: Final = -(2**62)
-_UNKNOWN: Final = -(2**61)
+#: Characters of a day and its `T`: events that come together are nearly always of one day. What of
+#: `HH:MM:SS.mmmZ` behind it is a digit and how many milliseconds it counts; what else stands there.
+_DAY: Final = 11
+_DIGITS: Final = [11, 12, 14, 15, 17, 18, 20, 21, 22]
+_MILLISECONDS: Final = np.array(
+    [36_000_000, 3_600_000, 600_000, 60_000, 10_000, 1000, 100, 10, 1], np.int64
+)
+_LARGEST_DIGITS: Final = np.array([2, 9, 5, 9, 5, 9, 9, 9, 9], np.uint8)
+_SIGNS: Final = [13, 16, 19, 23]
+_SIGNS_TEXT: Final = np.frombuffer(b"::.Z", np.uint8)
 
 _HEX_OF_BYTE: Final = np.frombuffer(bytes(range(256)).hex().encode(), np.uint16)
 _UUID_DIGITS: Final = [n for n in range(36) if n not in {8, 13, 18, 23}]
 
 
-class EventTimes:
-    """Reads times. Remembers minutes; safe to use from several threads."""
-
-    def __init__(self) -> None:
-        self._minutes: dict[bytes, int] = {}
-
-    def ms(self, times: Sequence[bytes]) -> tuple[Ints, Mask]:
-        """Milliseconds since 1970 of time texts of 24 bytes, and where they are times."""
-        known = self._minutes
-        minutes = [text[:_MINUTE] for text in times]
-        ms = [known.get(minute, _UNKNOWN) for minute in minutes]
-        if _UNKNOWN in ms:
-            new = {minute for minute, at in zip(minutes, ms, strict=True) if at == _UNKNOWN}
-            found = {minute: _minute_ms(minute) for minute in new}
-            ms = [
-                found[minute] if at == _UNKNOWN else at
-                for minute, at in zip(minutes, ms, strict=True)
-            ]
-            if len(known) + len(found) > MAX_MINUTES:
-                known.clear()
-            known.update(found)
-        text = np.frombuffer(b"".join(times), np.uint8).reshape(-1, TIME_BYTES)[:, _MINUTE:]
-        digits = text[:, _DIGITS] - np.uint8(ord("0"))  # what is no digit becomes 10 or more
-        at = np.array(ms, np.int64)
-        good = (at != _NO_TIME) & (digits <= _LARGEST_DIGITS).all(1)
-        good &= (text[:, 2] == ord(".")) & (text[:, 6] == ord("Z"))
-        return at + digits @ _MILLISECONDS, good
-
-
-def _minute_ms(minute: bytes) -> int:
+def times_ms(times: Sequence[bytes]) -> tuple[Ints, Mask]:
+    """Milliseconds since 1970 of time texts of 24 bytes, and where they are times; at least one."""
+    text = np.frombuffer(b"".join(times), np.uint8).reshape(-1, TIME_BYTES)
+    day = times[0][:_DAY]
+    if (text[:, :_DAY] != text[0, :_DAY]).any():
+        return times_in(text)
+    digits = text[:, _DIGITS] - np.uint8(ord("0"))  # what is no digit becomes 10 or more
+    in_day: Ints = digits @ _MILLISECONDS
+    good = (digits <= _LARGEST_DIGITS).all(1) & (in_day < MS_PER_DAY)
+    good &= (text[:, _SIGNS] == _SIGNS_TEXT).all(1)
     try:
-        return parse_time_ms(minute.decode("ascii") + "00.000Z")
+        return in_day + _day_ms(day), good
     except ValueError:
-        return _NO_TIME
+        return in_day, np.zeros(len(text), np.bool_)
+
+
+@lru_cache(maxsize=64)
+def _day_ms(day: bytes) -> int:
+    return parse_time_ms(day.decode("ascii") + "00:00:00.000Z")
 
 
 def sha256_rows(texts: Iterable[bytes]) -> Text:

@@ -134,9 +134,15 @@ def stored_line(canonical: bytes, ingestion_time: bytes) -> bytes:
 
     `ingestion_time` is 24 ASCII bytes (`format_time_ms`); no newline is added.
     """
+    head, tail = halves_of(canonical)
+    return b"".join((head, _INGESTION_TIME, ingestion_time, b'"', tail))
+
+
+def halves_of(canonical: bytes) -> tuple[bytes, bytes]:
+    """A *checked* canonical event, cut where its stored form has the ingestionTime."""
     # No field before the payload can hold a quote, so the first hit is the envelope's own.
     at = canonical.index(_BEFORE_PAYLOAD)
-    return b"".join((canonical[:at], _INGESTION_TIME, ingestion_time, b'"', canonical[at:]))
+    return canonical[:at], canonical[at:]
 
 
 def canonical_of_stored(stored: bytes) -> bytes:

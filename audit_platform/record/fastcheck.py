@@ -24,11 +24,11 @@ import numpy as np
 from audit_platform.record.canonical import MAX_SAFE_INTEGER
 from audit_platform.record.columns import Ints, Mask
 from audit_platform.record.derived import (
-    EventTimes,
     Text,
     event_id_rows,
     hex_rows,
     sha256_rows,
+    times_ms,
 )
 from audit_platform.record.event import MAX_EVENT_BYTES
 from audit_platform.record.layout import partition_of
@@ -56,7 +56,6 @@ _KIND: Final = re.compile(
 
 
 _HEX_DIGITS: Final = b"0123456789abcdef"
-_UNKNOWN: Final = -2
 _NO_HOME: Final = -1
 
 
@@ -88,14 +87,16 @@ def _pattern(tenant_id: str) -> re.Pattern[bytes]:
 class SureLines:
     """What is certain about a block: one entry for each *sure* line, in their order.
 
-    `lines` are numbers from 0, `partitions` where their devices belong, `stored` the pieces whose
-    join is the stored line with its line end, `event_time_ms` milliseconds since 1970.
+    `lines` are numbers from 0, `partitions` where their devices belong; `heads` and `tails` are
+    what stands before and behind the ingestionTime in the stored lines, tails with the line end;
+    `event_time_ms` is milliseconds since 1970.
     `fully_checked` of the payloads went through the full JSON Schema, not a typed decoder.
     """
 
     lines: Sequence[int]
     partitions: Sequence[int]
-    stored: Sequence[tuple[bytes, ...]]
+    heads: Sequence[bytes]
+    tails: Sequence[bytes]
     event_time_ms: Ints
     fully_checked: int
 
@@ -112,7 +113,6 @@ class FastCheck:
         self._partitions = partitions
         self._known_types = frozenset(registry.known())
         self._known_schemas: dict[tuple[bytes, bytes], _Schema] = {}
-        self._times = EventTimes()
         self._devices: dict[str, dict[bytes, int]] = {}
         self._device_count = 0
 
@@ -121,22 +121,20 @@ class FastCheck:
         block: bytes,
         line_count: int,
         tenant_id: str,
-        ingestion_time: bytes,
         known_devices: frozenset[bytes] | None = None,
     ) -> SureLines:
         """Look at the lines of one tenant in `block`, each of which ends with a line feed.
 
-        `line_count` is their number. `ingestion_time` is 24 ASCII bytes; each sure line is stored
-        with it. With `known_devices` no line of another device is sure.
+        `line_count` is their number. With `known_devices` no line of another device is sure.
         """
         lines, found = _matches(block, line_count, _pattern(tenant_id))
         if not found:
-            return SureLines([], [], [], np.zeros(0, np.int64), 0)
+            return SureLines([], [], [], [], np.zeros(0, np.int64), 0)
         columns: Iterator[Sequence[bytes]] = zip(*found, strict=True)
         heads, checksums, devices, ids, times, kinds, tails, payloads, prevs, refs, numbers = (
             columns
         )
-        ms, good = self._times.ms(times)
+        ms, good = times_ms(times)
         good &= _equal_rows(hex_rows(sha256_rows(payloads)), checksums)
         tenants = repeat(tenant_id.encode("ascii"), len(found))
         said = map(b"\n".join, zip(tenants, devices, times, numbers, checksums, strict=True))
@@ -156,17 +154,14 @@ class FastCheck:
             lines, homes = [lines[n] for n in sure], [homes[n] for n in sure]
             heads, tails = [heads[n] for n in sure], [tails[n] for n in sure]
             ms = ms[sure]
-        inserted = b',"ingestionTime":"%b"' % ingestion_time
-        # Joined only once, into the value of a log record.
-        stored = list(zip(heads, repeat(inserted, len(heads)), tails, strict=True))
-        return SureLines(lines, homes, stored, ms, fully_checked)
+        return SureLines(lines, homes, heads, tails, ms, fully_checked)
 
     def _homes(self, tenant_id: str, devices: Sequence[bytes]) -> list[int]:
         """The partition of each device; `_NO_HOME` for a name that is not well formed."""
         known = self._devices.setdefault(tenant_id, {})
-        homes = [known.get(device, _UNKNOWN) for device in devices]
-        if _UNKNOWN not in homes:
-            return homes
+        homes = list(map(known.get, devices))
+        if None not in homes:
+            return homes  # type: ignore[return-value] # none is None
         new = {device for device in devices if device not in known}
         self._device_count += len(new)
         if self._device_count > MAX_REMEMBERED:
@@ -186,10 +181,10 @@ class FastCheck:
     def _schemas(self, kinds: Sequence[bytes], refs: Sequence[bytes]) -> list[_Schema]:
         """What judges each payload: the schema of the event's type, when it is the one named."""
         known = self._known_schemas
-        pairs = list(zip(kinds, refs, strict=True))
-        schemas = [known.get(pair) for pair in pairs]
+        schemas = list(map(known.get, zip(kinds, refs, strict=True)))
         if None not in schemas:
             return schemas
+        pairs = list(zip(kinds, refs, strict=True))
         new = {pair for pair in pairs if pair not in known}
         if len(known) + len(new) > MAX_REMEMBERED:
             known.clear()
@@ -248,14 +243,14 @@ def _judge(payloads: Sequence[bytes], schemas: Sequence[_Schema], good: Mask) ->
 
     Returns how many of them the full JSON Schemas had to judge.
     """
-    of_schema: defaultdict[str, list[int]] = defaultdict(list)
+    of_schema: defaultdict[_Schema, list[int]] = defaultdict(list)
     for n, schema in enumerate(schemas):
-        of_schema[schema.schema_ref if schema else ""].append(n)
-    good[of_schema.pop("", [])] = False
+        of_schema[schema].append(n)
+    good[of_schema.pop(None, [])] = False
     left: set[int] = set()
-    for rows in of_schema.values():
-        decoder = schemas[rows[0]].typed  # type: ignore[union-attr]  # no schema: popped above
-        joined = b"\n".join([payloads[n] for n in rows]) + b"\n"
+    for schema, rows in of_schema.items():
+        decoder = None if schema is None else schema.typed
+        joined = b"\n".join([*[payloads[n] for n in rows], b""])
         if decoder is None or not decoder.are_good(joined, len(rows)):
             left.update(rows)
     left.update(doubtful_numbers(b"\n".join(payloads), payloads))

@@ -131,11 +131,14 @@ def _decoded(
         ],
         schema=LANDING_SCHEMA,
     )
-    days = ints_of(parsed.batch["ingestion_time"]) // MS_PER_DAY
+    ingestion = ints_of(parsed.batch["ingestion_time"])
+    first_ms, last_ms = int(ingestion.min()), int(ingestion.max())
+    if first_ms // MS_PER_DAY == last_ms // MS_PER_DAY:  # as nearly always
+        yield DayRows(day_of(first_ms), batch, 0)
+        return
+    days = ingestion // MS_PER_DAY
     for day in np.unique(days):
-        of_day = days == day
-        rows = batch if of_day.all() else batch.filter(pa.array(of_day))
-        yield DayRows(day_of(int(day) * MS_PER_DAY), rows, 0)
+        yield DayRows(day_of(int(day) * MS_PER_DAY), batch.filter(pa.array(days == day)), 0)
 
 
 def raw_row(value: LogValue, index: int, raw: bytes) -> DayRows:

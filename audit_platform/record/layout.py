@@ -38,6 +38,14 @@ LANDING: Final = "landing/v1"
 COLD: Final = "cold/v1"
 QUARANTINE: Final = "quarantine/v1"
 INCIDENTS: Final = "incidents/v1"
+#: Canaries that try whether the store's lock holds; nothing below it counts for anything.
+PROBES: Final = "probes/v1"
+#: What was decided about dead letters, and what became of it.
+DECISIONS: Final = "dlq/v1"
+#: What was read again, night by night.
+VERIFIED: Final = "verified/v1"
+#: Legal holds: put on, their end asked for, lifted; and days that were let go.
+HOLDS: Final = "holds/v1"
 
 #: Which prefix a topic's archived ranges live under.
 PREFIX_OF_TOPIC: Final = {EVENTS_TOPIC: LANDING, DLQ_TOPIC: QUARANTINE}
@@ -145,6 +153,11 @@ def generation_key(generation: int) -> str:
     return f"{LANDING}/generations/{generation}.json"
 
 
+def lock_probe_key(day: str) -> str:
+    """Key of the object by which the exporter tries the store's lock on a day. No evidence."""
+    return f"{PROBES}/lock/{day}.txt"
+
+
 def closing_key(day: str) -> str:
     """Key of the record that closes a day for all tenants."""
     return f"{LANDING}/closed/{day}.json"
@@ -236,3 +249,72 @@ def parse_incident(key: str) -> tuple[str, str, str, bool] | None:
     """(tenant, day, incident id, is it the end) of an incident's key; None for any other key."""
     m = _INCIDENT.fullmatch(key)
     return (m["tenant"], m["day"], m["id"], bool(m["resolved"])) if m else None
+
+
+def proposals_prefix(tenant_id: str) -> str:
+    """Prefix of all that was proposed about a tenant's dead letters, proposal by proposal."""
+    return f"{DECISIONS}/tenant={tenant_id}/proposals/"
+
+
+def proposal_key(tenant_id: str, proposal_id: str) -> str:
+    """Key of a proposal about dead letters."""
+    return f"{proposals_prefix(tenant_id)}{proposal_id}.json"
+
+
+def dry_run_key(tenant_id: str, proposal_id: str, number: int) -> str:
+    """Key of a proposal's dry run number `number` (from 1)."""
+    return f"{proposals_prefix(tenant_id)}{proposal_id}/dry-run-{number:06d}.json"
+
+
+def approval_key(tenant_id: str, proposal_id: str) -> str:
+    """Key of the record that approves a proposal."""
+    return f"{proposals_prefix(tenant_id)}{proposal_id}/approval.json"
+
+
+def replay_key(tenant_id: str, proposal_id: str, chunk: int) -> str:
+    """Key of the record that says what became of a chunk (from 0) of an approved proposal."""
+    return f"{proposals_prefix(tenant_id)}{proposal_id}/replayed-{chunk:06d}.json"
+
+
+_DECISION: Final = re.compile(
+    r"dlq/v1/tenant=(?P<tenant>[a-z0-9-]+)/proposals/(?P<id>[0-9a-f]{16})"
+    r"(?:/(?P<kind>approval|dry-run|replayed)(?:-(?P<n>\d{6}))?)?\.json"
+)
+
+
+def parse_decision(key: str) -> tuple[str, str, str, int] | None:
+    """(tenant, proposal id, which record, its number) of such a key; None for any other key.
+
+    Which: "" for the proposal itself, `approval`, `dry-run`, `replayed`; the first two have no
+    number (-1).
+    """
+    m = _DECISION.fullmatch(key)
+    if m is None:
+        return None
+    return m["tenant"], m["id"], m["kind"] or "", int(m["n"] or -1)
+
+
+def verified_key(night: str, chunk: int) -> str:
+    """Key of the record of chunk `chunk` (from 0) of what was read again in a night."""
+    return f"{VERIFIED}/{night}-{chunk:06d}.json"
+
+
+def parse_verified(key: str) -> tuple[str, int] | None:
+    """(night, chunk) of such a record's key; None for any other key."""
+    m = re.fullmatch(r"verified/v1/(\d{4}-\d{2}-\d{2})-(\d{6})\.json", key)
+    return (m[1], int(m[2])) if m else None
+
+
+def hold_prefix(tenant_id: str, day: str) -> str:
+    """Prefix of all that was done about legal holds of a tenant's day."""
+    return f"{HOLDS}/tenant={tenant_id}/day={day}/"
+
+
+def hold_key(tenant_id: str, day: str, number: int, act: str) -> str:
+    """Key of one act (`hold`, `lift-asked`, `lifted`) of hold number `number` (from 1)."""
+    return f"{hold_prefix(tenant_id, day)}{number:06d}-{act}.json"
+
+
+def probe_key(day: str, number: int) -> str:
+    """Key of the canary number `number` (from 1) of a day."""
+    return f"{PROBES}/{day}-{number:06d}"

@@ -39,14 +39,14 @@ from audit_platform.record.columns import (
     fixed_text,
     hash_column,
 )
-from audit_platform.record.digests import sha256_column
+from audit_platform.record.digests import digests_of, sha256_hex
 from audit_platform.record.fields import (
     MAX_DIGITS,
-    TIME_BYTES,
     hashes_in,
     numbers_in,
     times_in,
 )
+from audit_platform.record.windows import BEFORE, BEHIND, FIRST, SHORTEST, WIDTH, last_window
 
 #: Bytes parsed at a time: temporary columns of this many stay in the processor's cache.
 _CHUNK_BYTES: Final = 2 * 1024 * 1024
@@ -56,36 +56,17 @@ FIRST_MS: Final = -62_135_596_800_000
 
 _NEWLINE: Final = 10
 _QUOTE: Final = 34
+_ZERO: Final = 48
 _MAX_INT32: Final = 2**31 - 1
 
-# What stands before each value (of `tenant_id`: before and after).
-_BEFORE: Final = {
-    "chain_id": b'{"chainId":"',
-    "checksum": b'","checksum":"',
-    "criticality": b'","criticality":"',
-    "device_id": b'","deviceId":"',
-    "event_id": b'","eventId":"',
-    "event_time": b'","eventTime":"',
-    "event_type": b'","eventType":"',
-    "event_version": b'","eventVersion":',
-    "hospital_id": b',"hospitalId":"',
-    "ingestion_time": b'","ingestionTime":"',
-    "payload": b'","payload":',
-    "prev_hash": b',"prevHash":"',
-    "schema_ref": b'","schemaRef":"',
-    "sequence_number": b'","sequenceNumber":',
-}
 _INGESTION_LABEL: Final = b',"ingestionTime":"'
-_WIDTH: Final = {
-    "chain_id": 16,
-    "checksum": 64,
-    "event_id": 36,
-    "event_time": TIME_BYTES,
-    "ingestion_time": TIME_BYTES,
-    "prev_hash": 64,
-}
-#: No line is shorter: labels and values of fixed width.
-_SHORTEST: Final = sum(map(len, _BEFORE.values())) + sum(_WIDTH.values())
+
+#: Text values of any length, but the payload.
+_TEXTS: Final = ("hospital_id", "device_id", "event_type", "schema_ref", "criticality")
+
+#: The number k of a word of eight bytes, of which byte k is 1 and the others 0: multiplied by this,
+#: it comes to the highest byte.
+_WHICH_BYTE: Final = np.uint64(0x0001020304050607)
 
 #: The quote behind a value is looked for in so many bytes of all lines at once, beyond that line by
 #: line: identifiers are shorter than this, or few.
@@ -149,15 +130,15 @@ class _Lines:
 
     def __init__(self, value: bytes, tenant_id: str) -> None:
         self.value = value
-        self.last = f',"tenantId":"{tenant_id}"}}'.encode()
-        self.data = np.frombuffer(value, dtype=np.uint8)
-        self.ends = np.flatnonzero(self.data == _NEWLINE)
+        self.last = last_window(tenant_id)
+        self.ends = _newlines(value)
         self.starts = np.concatenate([np.zeros(1, dtype=np.int64), self.ends[:-1] + 1])
 
     def parse(self) -> tuple[pa.RecordBatch, Ints, int, list[tuple[int, bytes]]]:
         """(proved rows, their line numbers, lines in all, the other lines with their bytes)."""
-        kept = np.flatnonzero(self.ends - self.starts >= _SHORTEST + len(self.last))
-        kept = kept[self._utf8(kept)]
+        kept = np.flatnonzero(self.ends - self.starts >= SHORTEST + self.last.size)
+        if not self.value.isascii():
+            kept = kept[self._utf8(kept)]
         if len(kept):
             kept, spans = self._spans(kept)
         if len(kept):
@@ -187,28 +168,28 @@ class _Lines:
         first, last = self.starts[kept], self.ends[kept]
         spans: Spans = {}
         at = first
-        for name in _BEFORE:
-            at = at + len(_BEFORE[name])
+        for name, label in BEFORE.items():
+            at = at + len(label)
             if name == "payload":
                 break
-            if name in _WIDTH:
-                end = at + _WIDTH[name]
+            if name in WIDTH:
+                end = at + WIDTH[name]
             elif name == "event_version":
                 end = self._quote_from(at, last) - 1  # of the next label, behind its comma
             else:
                 end = self._quote_from(at, last)
             spans[name] = at, end
             at = end
-        end = last - len(self.last)
+        end = last - self.last.size
         start = self._quote_before(end, first) + len('":')
         spans["sequence_number"] = start, end
-        end = start - len(_BEFORE["sequence_number"])
+        end = start - len(BEFORE["sequence_number"])
         start = self._quote_before(end, first) + 1
         spans["schema_ref"] = start, end
-        end = start - len(_BEFORE["schema_ref"])
-        start = end - _WIDTH["prev_hash"]
+        end = start - len(BEFORE["schema_ref"])
+        start = end - WIDTH["prev_hash"]
         spans["prev_hash"] = start, end
-        spans["payload"] = at, start - len(_BEFORE["prev_hash"])
+        spans["payload"] = at, start - len(BEFORE["prev_hash"])
         good = np.ones(len(kept), dtype=np.bool_)
         for start, end in spans.values():
             good &= start <= end
@@ -246,58 +227,62 @@ class _Lines:
 
     def _columns(self, kept: Ints, spans: Spans) -> tuple[pa.RecordBatch, Mask]:
         """All lines as rows, and which of them are proved."""
-        proved = self._labels_stand(kept, spans)
-        ids = {name: self._fixed(spans[name][0], _WIDTH[name]) for name in ("chain_id", "event_id")}
-        for text in ids.values():
-            proved &= _each_row(text != _QUOTE)
-        times, numbers = {}, {}
-        for name in ("event_time", "ingestion_time"):
-            times[name], good = times_in(self._fixed(spans[name][0], TIME_BYTES))
-            proved &= good
-        for name in ("event_version", "sequence_number"):
-            start, end = spans[name]
-            text = self._fixed(end - MAX_DIGITS, MAX_DIGITS)  # the line's start is far before it
-            numbers[name], good = numbers_in(text, end - start)
-            proved &= good
-        proved &= numbers["event_version"] <= _MAX_INT32
-        prev_hash, good = hashes_in(self._fixed(spans["prev_hash"][0], 64))
+        proved, fixed = self._windows(kept, spans)
+        n = len(kept)
+        # Both at once: half as many calls.
+        times, good = times_in(np.concatenate([fixed["event_time"], fixed["ingestion_time"]]))
+        proved &= good[:n] & good[n:]
+        version, good = self._versions(*spans["event_version"])
         proved &= good
-        checksum, good = hashes_in(self._fixed(spans["checksum"][0], 64))
-        payload = self._text(*spans["payload"])
+        start, end = spans["sequence_number"]
+        text = self._fixed(end - MAX_DIGITS, MAX_DIGITS)  # the line's start is far before it
+        sequence, good = numbers_in(text, end - start)
+        proved &= good
+        prev_hash, good = hashes_in(fixed["prev_hash"])
+        proved &= good
+        payload = self._pieces(pa.string(), self._cuts(*spans["payload"]))
         # One call for both: a call costs as much as the hashing of 300 values.
         canonical = self._without_ingestion_time(kept, *spans["ingestion_time"])
-        digests = sha256_column(pa.concat_arrays([payload.view(pa.binary()), canonical]))
-        payload_hash, event_hash = digests[: len(kept)], digests[len(kept) :]
-        proved &= good & _each_row(checksum == payload_hash)
-        version = np.minimum(numbers["event_version"], _MAX_INT32).astype(np.int32)
-        columns: dict[str, pa.Array] = {
-            "hospital_id": self._text(*spans["hospital_id"]),
-            "device_id": self._text(*spans["device_id"]),
-            "chain_id": fixed_text(ids["chain_id"]),
-            "event_type": self._text(*spans["event_type"]),
+        digits = sha256_hex(pa.chunked_array([payload.view(pa.binary()), canonical]))
+        proved &= _same_digits(fixed["checksum"], digits[:n])
+        columns: dict[str, pa.Array] = self._texts(spans) | {
+            "chain_id": fixed_text(fixed["chain_id"]),
             "event_version": pa.array(version),
-            "event_id": fixed_text(ids["event_id"]),
-            "event_time": pa.array(times["event_time"]).view(TIMESTAMP),
-            "ingestion_time": pa.array(times["ingestion_time"]).view(TIMESTAMP),
-            "sequence_number": pa.array(numbers["sequence_number"]),
-            "schema_ref": self._text(*spans["schema_ref"]),
-            "criticality": self._text(*spans["criticality"]),
+            "event_id": fixed_text(fixed["event_id"]),
+            "event_time": pa.array(times[:n]).view(TIMESTAMP),
+            "ingestion_time": pa.array(times[n:]).view(TIMESTAMP),
+            "sequence_number": pa.array(sequence),
             "payload": payload,
             "prev_hash": hash_column(prev_hash),
-            "event_hash": hash_column(event_hash),
+            "event_hash": hash_column(digests_of(digits[n:])),
         }
-        return pa.RecordBatch.from_arrays(list(columns.values()), schema=EVENT_SCHEMA), proved
+        batch = pa.RecordBatch.from_arrays(
+            [columns[name] for name in EVENT_SCHEMA.names], schema=EVENT_SCHEMA
+        )
+        return batch, proved
 
-    def _labels_stand(self, kept: Ints, spans: Spans) -> Mask:
-        """Whether all that is no value is what `stored_lines` writes."""
+    def _windows(self, kept: Ints, spans: Spans) -> tuple[Mask, dict[str, npt.NDArray[np.uint8]]]:
+        """Whether all that is no value is what `stored_lines` writes; the values of fixed width."""
+        places = [(self.starts[kept], FIRST)]
+        places += [(spans[name][1], window) for name, window in BEHIND.items()]
+        places.append((self.ends[kept] - self.last.width, self.last))
         good = np.ones(len(kept), dtype=np.bool_)
-        for name, label in _BEFORE.items():
-            good &= self._stands(spans[name][0] - len(label), label)
-        return good & self._stands(self.ends[kept] - len(self.last), self.last)
+        values = {}
+        for starts, window in places:
+            rows = self._fixed(starts, window.width)
+            good &= window.stand_in(rows)
+            for name in window.at:
+                values[name] = window.value(name, rows)
+        return good, values
 
-    def _stands(self, starts: Ints, label: bytes) -> Mask:
-        found = self._fixed(starts, len(label))
-        return _each_row(found == np.frombuffer(label, np.uint8))
+    def _versions(self, starts: Ints, ends: Ints) -> tuple[npt.NDArray[np.int32], Mask]:
+        lengths = ends - starts
+        if (lengths == 1).all():  # as nearly always
+            digits = self._fixed(starts, 1)[:, 0]
+            return (digits - _ZERO).astype(np.int32), (digits >= _ZERO) & (digits < _ZERO + 10)
+        text = self._fixed(ends - MAX_DIGITS, MAX_DIGITS)
+        versions, good = numbers_in(text, lengths)
+        return np.minimum(versions, _MAX_INT32).astype(np.int32), good & (versions <= _MAX_INT32)
 
     def _without_ingestion_time(self, kept: Ints, starts: Ints, ends: Ints) -> pa.BinaryArray:
         """Each line as its hash is of it, without `ingestionTime` (its value is at `starts`)."""
@@ -314,13 +299,19 @@ class _Lines:
         whole = np.frombuffer(offsets, np.int32)[: 2 * n + 1 : 2].copy()
         return pa.Array.from_buffers(pa.binary(), n, [None, pa.py_buffer(whole), data])
 
-    def _text(self, starts: Ints, ends: Ints) -> pa.StringArray:
-        """Slices of the buffer as a string column."""
+    def _texts(self, spans: Spans) -> dict[str, pa.StringArray]:
+        """The short texts, copied at once: each column is a slice of one."""
+        n = len(spans["payload"][0])
+        starts, ends = (np.concatenate([spans[name][i] for name in _TEXTS]) for i in (0, 1))
+        texts = self._pieces(pa.string(), self._cuts(starts, ends))
+        return {name: texts.slice(i * n, n) for i, name in enumerate(_TEXTS)}
+
+    def _cuts(self, starts: Ints, ends: Ints) -> npt.NDArray[np.int32]:
         cuts = np.empty(2 * len(starts) + 1, np.int32)
         cuts[0:-1:2] = starts
         cuts[1::2] = ends
         cuts[-1] = len(self.value)
-        return self._pieces(pa.string(), cuts)
+        return cuts
 
     def _pieces(self, kind: pa.DataType, cuts: npt.NDArray[np.int32]) -> pa.Array:
         """Every other piece between the cuts, from the first on: Arrow copies them at once."""
@@ -344,12 +335,23 @@ def _first(marks: Mask) -> tuple[Ints, list[int]]:
     return found, np.flatnonzero(has_none).tolist()
 
 
-def _each_row(equal: Mask) -> Mask:
-    """Whether all of each row is true. Nearly always everything is, which is cheap to see."""
-    if equal.all():
-        return np.ones(len(equal), dtype=np.bool_)
-    rows: Mask = np.asarray(equal.all(axis=1))
-    return rows
+def _newlines(value: bytes) -> Ints:
+    """Where the line ends are. Looked for by words of eight bytes: most hold none."""
+    marks = np.frombuffer(value, np.uint8) == _NEWLINE
+    whole = len(marks) // 8 * 8
+    words = marks[:whole].view(np.uint64)
+    at = np.flatnonzero(words != 0)
+    found = words[at]
+    if (found & (found - np.uint64(1))).any():  # two in one word: no event is so short
+        return np.flatnonzero(marks)
+    which = ((found * _WHICH_BYTE) >> np.uint64(56)).astype(np.int64)
+    return np.concatenate([8 * at + which, whole + np.flatnonzero(marks[whole:])])
+
+
+def _same_digits(left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8]) -> Mask:
+    """Whether rows of 64 digits are equal."""
+    equal = left.view(np.uint64) == right.view(np.uint64)
+    return np.asarray(equal.all(axis=1), dtype=np.bool_)
 
 
 def _no_rows() -> pa.RecordBatch:

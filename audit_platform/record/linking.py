@@ -95,7 +95,7 @@ class LinkJudgement:
 _Chain = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Run:
     """Sequences `first` to `last` of a chain without a hole, held by one day.
 
@@ -140,6 +140,22 @@ class _Known:
         """Whether a hash is the head of a run of another chain of the device."""
         return self.heads.get((device_id, event_hash), chain_id) != chain_id
 
+    def is_plain(self, chain: _Chain) -> bool:
+        """Whether it is seen at once that there is nothing to find: as of nearly every chain.
+
+        One run, no loss, it begins at a chain_start or a known head, and no reset: `_ChainJudge`
+        would find the same, at twenty times the cost.
+        """
+        runs = self.runs.get(chain, ())
+        if len(runs) != 1 or chain in self.losses or self.first_chain[chain[0]] != chain[1]:
+            return False
+        (run,) = runs
+        if run.refused or run.unlisted:
+            return False
+        if run.prev == ZERO_HASH:
+            return (*chain, run.first) in self.starts
+        return (chain[1], run.prev) in self.start_hashes or self.is_head_of_other(*chain, run.prev)
+
     def settle(self) -> None:
         """Fill `heads`, `lost` and `first_chain` once all runs are known."""
         for (device, chain), losses in self.losses.items():
@@ -176,6 +192,8 @@ def judge_links(
     findings: list[Finding] = []
     over_declared: list[LossRun] = []
     for chain in sorted(known.runs.keys() | known.losses.keys()):
+        if known.is_plain(chain) and not (trusted and chain in trusted):
+            continue
         judge = _ChainJudge(chain, known, names, is_event)
         findings += judge.findings()
         over_declared += judge.over_declared

@@ -28,7 +28,7 @@ from audit_platform.record.columns import (
     text_at,
     texts_at,
 )
-from audit_platform.record.digests import sha256_column
+from audit_platform.record.digests import sha256_column, sha256_hex
 from audit_platform.record.edges import SIGNED_TYPES
 
 #: A broken part may have as many bad rows as it has rows; this many are named, the rest counted.
@@ -166,7 +166,7 @@ def _check_block(
 ) -> None:
     first_row = check.rows
     prev_hash = sealed.full_prev_hash(rows, before)
-    checksum = sha256_column(rows["payload"])
+    checksum = sha256_hex(rows["payload"])
     lines = canonical_lines(rows, tenant_id=tenant_id, checksum=checksum, prev_hash=prev_hash)
     hashes = hashes_of(rows["event_hash"])
     wrong = (sha256_column(lines) != hashes).any(axis=1)

@@ -35,6 +35,24 @@ def _decode(where: str, data: bytes, kind: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosedPartition:
+    """Where a partition of a topic ended when a day, or its log generation, was closed."""
+
+    topic: str
+    generation: int
+    partition: int
+    end_offset: int
+
+
+def _rows_of(partitions: tuple[ClosedPartition, ...]) -> list[list[str | int]]:
+    return [[p.topic, p.generation, p.partition, p.end_offset] for p in partitions]
+
+
+def _closed_partitions(rows: Any) -> tuple[ClosedPartition, ...]:
+    return tuple(ClosedPartition(str(t), int(g), int(p), int(e)) for t, g, p, e in rows)
+
+
+@dataclass(frozen=True, slots=True)
 class TopicStart:
     """One topic in a log generation: its id, and the first offset of each partition."""
 
@@ -45,32 +63,38 @@ class TopicStart:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """`landing/v1/generations/<n>.json`: from here on offsets mean *this* log."""
+    """`landing/v1/generations/<n>.json`: from here on offsets mean *this* log.
+
+    `closed` says where the partitions of the generation before ended (empty in the first one): what
+    of it lies at or behind the start offsets here may be in both, and counts once.
+    """
 
     number: int
     topics: tuple[TopicStart, ...]
     reason: str
     opened_ms: int
+    closed: tuple[ClosedPartition, ...] = ()
 
     def to_bytes(self) -> bytes:
         """JCS bytes."""
-        return _encode(
-            {
-                "kind": "generation",
-                "version": FORMAT_VERSION,
-                "number": self.number,
-                "topics": [
-                    {
-                        "topic": t.topic,
-                        "topicId": t.topic_id,
-                        "startOffsets": list(t.start_offsets),
-                    }
-                    for t in self.topics
-                ],
-                "reason": self.reason,
-                "openedMs": self.opened_ms,
-            }
-        )
+        body: dict[str, Any] = {
+            "kind": "generation",
+            "version": FORMAT_VERSION,
+            "number": self.number,
+            "topics": [
+                {
+                    "topic": t.topic,
+                    "topicId": t.topic_id,
+                    "startOffsets": list(t.start_offsets),
+                }
+                for t in self.topics
+            ],
+            "reason": self.reason,
+            "openedMs": self.opened_ms,
+        }
+        if self.closed:
+            body["closed"] = _rows_of(self.closed)
+        return _encode(body)
 
     @classmethod
     def from_bytes(cls, where: str, data: bytes) -> Generation:
@@ -85,6 +109,7 @@ class Generation:
                 ),
                 reason=str(v["reason"]),
                 opened_ms=int(v["openedMs"]),
+                closed=_closed_partitions(v.get("closed", ())),
             )
         except (KeyError, TypeError, ValueError) as e:
             raise RecordMalformed(where, "generation", repr(e)) from e
@@ -214,16 +239,6 @@ class RangeRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class ClosedPartition:
-    """Where a partition of a topic ended when the day was closed."""
-
-    topic: str
-    generation: int
-    partition: int
-    end_offset: int
-
-
-@dataclass(frozen=True, slots=True)
 class LateRange:
     """A range that holds rows of a tenant for a day beyond the ends of the closing before."""
 
@@ -255,9 +270,7 @@ class Closing:
             "version": FORMAT_VERSION,
             "day": self.day,
             "closedMs": self.closed_ms,
-            "partitions": [
-                [p.topic, p.generation, p.partition, p.end_offset] for p in self.partitions
-            ],
+            "partitions": _rows_of(self.partitions),
         }
         if self.revision > 1:
             body["revision"] = self.revision
@@ -274,10 +287,7 @@ class Closing:
             return cls(
                 day=str(v["day"]),
                 closed_ms=int(v["closedMs"]),
-                partitions=tuple(
-                    ClosedPartition(str(t), int(g), int(p), int(e))
-                    for t, g, p, e in v["partitions"]
-                ),
+                partitions=_closed_partitions(v["partitions"]),
                 revision=int(v.get("revision", 1)),
                 late=tuple(
                     LateRange(str(tenant), str(t), int(g), int(p), int(o))

@@ -8,6 +8,7 @@ Source: RFC 8785 (JCS); where orjson and JCS differ: `canonical.py`, design sect
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Any, Final
@@ -27,6 +28,9 @@ _FENCE_BYTES: Final = b',"%b",' % _FENCE.encode("ascii")
 _FIRST_BEYOND_BMP: Final = 0xF0  # as the first byte of a character
 _SPACE: Final = 0x20
 _ENDS_NUMBER: Final = np.isin(np.arange(256), np.frombuffer(b",]}", np.uint8))
+
+#: The end of a number from its exponent on, as encoders write it. In a string it may stand too.
+_EXPONENT: Final = re.compile(rb"e[+-]?[0-9]+[,\]}]")
 
 _CANONICAL: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 
@@ -147,12 +151,11 @@ def _odd_places(joined: bytes) -> list[Ints]:
     looks so inside a string.
     """
     data = np.frombuffer(joined, np.uint8)
-    # A text begins and ends with a bracket, so the bytes beside these places are there.
-    e = np.flatnonzero(data == ord("e"))
-    exponent = e[data[e - 1] - np.uint8(ord("0")) < 10]  # noqa: PLR2004 - ten digits
-    point = np.flatnonzero(data == ord("."))
-    point = point[data[point + 1] == ord("0")]
-    odd = [exponent, point[_ENDS_NUMBER[data[point + 2]]]]
+    # Whole columns are compared first: `e` alone is in every other word, but seldom behind a digit.
+    e = 1 + np.flatnonzero((data[1:-1] == ord("e")) & (data[:-2] - np.uint8(ord("0")) < 10))  # noqa: PLR2004 - ten digits
+    exponent = [at for at in e.tolist() if _EXPONENT.match(joined, at)]
+    zero = np.flatnonzero((data[:-2] == ord(".")) & (data[1:-1] == ord("0")))
+    odd = [np.array(exponent, np.int64), zero[_ENDS_NUMBER[data[zero + 2]]]]
     if not joined.isascii():
         odd.append(np.flatnonzero(data >= _FIRST_BEYOND_BMP))
     return odd

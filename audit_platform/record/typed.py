@@ -31,6 +31,12 @@ _SIMPLE_PATTERN: Final = re.compile(
     r"\^(?:(?:[A-Za-z0-9-]|\[[A-Za-z0-9._:/-]+\]|\((?:[a-z]+\|?)+\))(?:\+|\*|\{\d+(?:,\d+)?\})?)*\$"
 )
 
+#: The commonest of them: any number of characters of one class, at least one.
+_ONE_CLASS: Final = re.compile(r"\^\[([A-Za-z0-9._:/-]+)\]\+\$")
+
+#: Texts that matched and are remembered, by pattern: about 10 MB when full, of the longest.
+MAX_REMEMBERED: Final = 50_000
+
 #: Keywords that say nothing about validity.
 _NOTES: Final = frozenset({"description", "title", "$schema", "$id", "x-criticality"})
 
@@ -63,7 +69,11 @@ class TypedPayloads:
             values = self._decode(joined)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
-        return len(values) == count and self._encode(values) == joined and self._check(values)
+        return (
+            len(values) == count
+            and self._encode(values) == joined
+            and (self._check is None or self._check(values))
+        )
 
 
 # ---------------------------------------------------------------------------------------- schemas
@@ -127,7 +137,7 @@ def _number(rest: dict[str, Any], name: str, *, is_integer: bool) -> Any:
     return integer | Annotated[float, msgspec.Meta(**of_float)]
 
 
-def _object(schema: Mapping[str, Any], name: str) -> tuple[Any, _Check]:
+def _object(schema: Mapping[str, Any], name: str) -> tuple[Any, _Check | None]:
     rest = {k: v for k, v in schema.items() if k not in _ANNOTATIONS}
     properties: dict[str, Any] = rest.pop("properties", {})
     required = frozenset(rest.pop("required", ()))
@@ -155,6 +165,8 @@ def _object(schema: Mapping[str, Any], name: str) -> tuple[Any, _Check]:
     if at_least > len(required):
         empty = made()
         checks.append(lambda values: empty not in values)
+    if not checks:
+        return made, None
     return made, lambda values: all(check(values) for check in checks)
 
 
@@ -184,12 +196,38 @@ def _matching(pattern: str | None, name: str) -> _Check | None:
         return None
     if not _SIMPLE_PATTERN.fullmatch(pattern):
         raise NotTyped(name)
+    of_class = _ONE_CLASS.fullmatch(pattern)
+    return _of_class(of_class[1]) if of_class else _remembering(pattern)
+
+
+def _of_class(characters: str) -> _Check:
+    """For `^[...]+$`: whatever stands in such a field, one pass over all of it is the cheapest."""
+    allowed = bytes(b for b in range(128) if re.fullmatch(f"[{characters}]", chr(b)))
+
+    def of_class(values: Sequence[str]) -> bool:
+        # `strict` is no matter: half a surrogate pair never comes out of the decoder.
+        return "" not in values and not "".join(values).encode().translate(None, allowed)
+
+    return of_class
+
+
+def _remembering(pattern: str) -> _Check:
+    """For names: the same few come again and again, so those that matched are remembered."""
     each = re.compile(f"(?:(?:{pattern[1:-1]})\n)*", re.ASCII)
+    known: set[str] = set()
 
     def matching(values: Sequence[str]) -> bool:
+        if known.issuperset(values):
+            return True
+        new = set(values) - known
         # A text with a line feed in it cannot pass: no part of the pattern takes one, so the text's
         # two halves would have to match on their own, and then there is one more than there are.
-        joined = "\n".join(values)
-        return joined.count("\n") == len(values) - 1 and bool(each.fullmatch(joined + "\n"))
+        joined = "\n".join(new)
+        if joined.count("\n") != len(new) - 1 or not each.fullmatch(joined + "\n"):
+            return False
+        if len(known) + len(new) > MAX_REMEMBERED:
+            known.clear()
+        known.update(new)
+        return True
 
     return matching

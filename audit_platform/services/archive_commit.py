@@ -12,9 +12,15 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
-from audit_platform.errors import GenerationMismatch, ObjectExists, StoreUnavailable
+from audit_platform.errors import (
+    GenerationMismatch,
+    LogTrouble,
+    ObjectExists,
+    StoreUnavailable,
+)
 from audit_platform.killpoints import Killpoint, reach
 from audit_platform.operations.claims import claim, lock_until
+from audit_platform.operations.log_check import REMEDY
 from audit_platform.ports import Clock, Objects, ObjectVersion
 from audit_platform.record.layout import MS_PER_DAY
 from audit_platform.record.ranges import RangeObject, RangeRecord
@@ -112,5 +118,6 @@ def _refuse_another_log(built: BuiltRange, winner: RangeRecord, key: str) -> Non
         if theirs.get(record.offset, record.digest) != record.digest:
             raise GenerationMismatch(
                 f"{key} was claimed from another log: the digest at {record.offset} differs",
-                remedy="close this log generation and open the next one at that offset",
+                remedy=REMEDY,
+                trouble=LogTrouble.DIGEST,
             )

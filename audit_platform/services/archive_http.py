@@ -1,8 +1,9 @@
 """Health and metrics of a consumer of the log over HTTP, in a thread beside its loop.
 
 `GET /healthz`: 200 while the loop turns, 503 when it has not for a while; JSON with what it waits
-for and which partitions stand still. `GET /metrics`: Prometheus text.
-Belongs here: these two answers. Does not: what the figures mean (`telemetry.py`).
+for and which partitions stand still. `GET /readyz`: the same, and 503 while there is any such:
+then somebody has to look. `GET /metrics`: Prometheus text.
+Belongs here: these answers. Does not: what the figures mean (`telemetry.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from audit_platform.telemetry import METRICS_CONTENT_TYPE, Telemetry
 
 #: A client that sends nothing is let go: a probe or a scrape is one short request.
 REQUEST_SECONDS: Final = 10.0
+
+#: Facts of a consumer that say, when they are not empty, that something does not go on.
+_WAITING: Final = ("waitingFor", "waiting", "stopped")
 
 
 @contextmanager
@@ -43,13 +47,18 @@ def serve(
         def do_GET(self) -> None:
             if self.path == "/metrics":
                 self._answer(HTTPStatus.OK, METRICS_CONTENT_TYPE, telemetry.text())
-            elif self.path == "/healthz":
-                healthy, facts = health()
-                status = HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE
-                body = json.dumps({"status": "ok" if healthy else "stuck", **facts}).encode()
+            elif self.path in ("/healthz", "/readyz"):
+                good, facts = health()
+                word = "ok" if good else "stuck"
+                if good and self.path == "/readyz" and any(facts.get(n) for n in _WAITING):
+                    good, word = False, "waiting"
+                status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
+                body = json.dumps({"status": word, **facts}).encode()
                 self._answer(status, "application/json", body)
             else:
-                self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"try /healthz or /metrics\n")
+                self._answer(
+                    HTTPStatus.NOT_FOUND, "text/plain", b"try /healthz, /readyz or /metrics\n"
+                )
 
         def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
             self.send_response(status)

@@ -1,8 +1,14 @@
 """One partition of the archive-writer: where it stands, what it has buffered, what it commits.
 
-Belongs here: opening at the end of the last range record, comparing the log with the recorded
-digest, the buffer, committing one range. Does not: which partitions are ours, back-off, time
-(`archive_writer.py`). Source: design sections 2 and 5.
+Belongs here: opening at the end of the last range record, when the log is compared with what was
+read or archived of it, the buffer, committing one range. Does not: the comparison
+(`operations/log_check.py`), which partitions are ours, back-off, time (`archive_writer.py`).
+Source: design sections 2 and 5.
+
+A log that loses its tail and is filled again looks whole from behind: reading on would pass over
+its new records. So the record before what is read or committed next is compared with the one that
+was there: before each commit, when the log's end steps back, and before reading on after the log
+did not answer or nobody looked for a while (a leader cannot change within that unnoticed).
 """
 
 from __future__ import annotations
@@ -11,14 +17,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from audit_platform.errors import GenerationMismatch, NotAssigned, OffsetOutOfRange
+from audit_platform.errors import GenerationMismatch, LogTrouble, NotAssigned
 from audit_platform.killpoints import Killpoint, reach
 from audit_platform.operations.coverage import range_records
-from audit_platform.operations.generations import check_topic
+from audit_platform.operations.generations import check_topic, generations
+from audit_platform.operations.log_check import WINDOW, closed, compare, digests_before
 from audit_platform.ports import GroupMember, LogRecord, Platform
 from audit_platform.record.landing import header_count
 from audit_platform.record.layout import PREFIX_OF_TOPIC, RangeAddress, short_digest
-from audit_platform.record.ranges import Generation, RangeRecord
+from audit_platform.record.ranges import Generation, RangeRecord, RecordDigest
 from audit_platform.services.archive_commit import Committed, commit_range
 from audit_platform.services.archive_range import BuiltRange, build_range
 
@@ -26,10 +33,9 @@ from audit_platform.services.archive_range import BuiltRange, build_range
 #: reads coverage reads all of them.
 MAX_RANGE_RECORDS: Final = 20_000
 
-_REMEDY: Final = (
-    "never reset offsets; close this log generation and open the next one at the first offset"
-    " that differs"
-)
+#: Looks at the log that are no further apart have no leader's change between them: it takes the
+#: log seconds, in which it does not answer.
+SURE_SECONDS: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -37,7 +43,8 @@ class Partition:
     """A partition that is ours. Covered offsets end at `next_offset`, the buffer at `read_offset`.
 
     `built` is a range whose commit has not passed yet; nothing is read beside it. `since` is the
-    monotonic time at which the first buffered record was read.
+    monotonic time at which the first buffered record was read, `seen` that of the last look at the
+    log (None: it did not answer). `archived` are the last log records of the last ranges.
     """
 
     platform: Platform
@@ -52,13 +59,27 @@ class Partition:
     since: float = 0.0
     built: BuiltRange | None = None
     events_per_record: float = 1.0
+    archived: list[RecordDigest] = field(default_factory=list)
+    seen: float | None = None
 
     def read(self, max_bytes: int, now: float) -> bool:
-        """Read on into the buffer; whether there was anything. Raises `OffsetOutOfRange`."""
+        """Read on into the buffer; whether there was anything.
+
+        Raises `OffsetOutOfRange`, `GenerationMismatch` (this partition must stop),
+        `LogUnavailable`.
+        """
+        if self.built is not None:
+            return False
+        is_sure = self.seen is not None and now - self.seen < SURE_SECONDS
+        self.seen = None  # until the log has answered this time
         end = self.platform.log.bounds(self.topic, self.number)[1]
-        if self.built is not None or end == self.read_offset:
+        if not is_sure or end < self.read_offset:
+            self._compare_read()
+        if end == self.read_offset:
+            self.seen = now
             return False
         found = self.platform.log.read(self.topic, self.number, self.read_offset, max_bytes)
+        self.seen = now
         if self.read_offset == self.next_offset:
             self.since = now
         if not found:
@@ -73,6 +94,15 @@ class Partition:
         self.events += events
         self.events_per_record = events / len(found)
         return True
+
+    def _compare_read(self) -> None:
+        """The log must still hold the records before the next one to read."""
+        read = [
+            RecordDigest(r.offset, short_digest(r.value), header_count(r.headers))
+            for r in self.buffer[-WINDOW:]
+        ]
+        last = [*self.archived, *read][-WINDOW:]
+        compare(self.platform.log, self.topic, self.number, self.read_offset, last)
 
     @property
     def pending(self) -> bool:
@@ -97,8 +127,9 @@ class Partition:
         built = self.built or self._build()
         done = commit_range(self.platform.objects, self.platform.clock, built)
         if done.record.closed:
-            raise _closed(self.topic, self.number, self.generation)
+            raise closed(self.topic, self.number, self.generation)
         self.built = None
+        self.archived = [*self.archived, *done.record.records][-WINDOW:]
         self.next_offset = self.read_offset = done.record.end_offset
         # Only a hint: when another member holds the partition now, the assignment will tell.
         with suppress(NotAssigned):
@@ -109,6 +140,9 @@ class Partition:
     def _build(self) -> BuiltRange:
         # A topic that was made anew while we read must not come under the old generation's name.
         check_topic(self.platform.log, self.generation, self.topic)
+        # What lies between is in the buffer, though retention may have taken it meanwhile.
+        last = self.archived[-1:]
+        compare(self.platform.log, self.topic, self.number, self.read_offset, last)
         prefix = PREFIX_OF_TOPIC[self.topic]
         address = RangeAddress(prefix, self.generation.number, self.number, self.next_offset)
         self.built = build_range(self.topic, address, self.read_offset, self.buffer)
@@ -148,42 +182,16 @@ def open_partition(
                 f"range records of {topic}/{number} are not contiguous: wanted one at {expected},"
                 f" found {record.first_offset}",
                 remedy="look for a range record that was removed or hidden; do not write over it",
+                trouble=LogTrouble.RECORD,
             )
         last, expected = record, record.end_offset
     if last is not None:
         if last.closed:
-            raise _closed(topic, number, generation)
-        _compare(platform, last)
+            raise closed(topic, number, generation)
         next_offset = last.end_offset
-    return Partition(platform, generation, topic, number, next_offset, next_offset)
-
-
-def _compare(platform: Platform, last: RangeRecord) -> None:
-    """The log must still hold the last archived record as it was archived."""
-    if not last.records:
-        return
-    wanted = last.records[-1]
-    where = f"{last.topic}/{last.partition}"
-    try:
-        found = platform.log.read(last.topic, last.partition, wanted.offset, 1)
-    except OffsetOutOfRange as e:
-        if wanted.offset < e.start <= last.end_offset:
-            return  # retention took it, and nothing that is not archived
-        raise GenerationMismatch(
-            f"{where} now has offsets {e.start}..{e.end}; archived up to {last.end_offset}",
-            remedy=_REMEDY,
-        ) from e
-    if not found or found[0].offset != wanted.offset:
-        raise GenerationMismatch(f"{where} does not hold offset {wanted.offset}", remedy=_REMEDY)
-    if short_digest(found[0].value) != wanted.digest:
-        raise GenerationMismatch(
-            f"{where} holds another record at {wanted.offset} than the one archived",
-            remedy=_REMEDY,
-        )
-
-
-def _closed(topic: str, number: int, generation: Generation) -> GenerationMismatch:
-    return GenerationMismatch(
-        f"{topic}/{number} is closed in log generation {generation.number}",
-        remedy="open the next log generation",
+    opened = [g for g in generations(platform) if g.number <= generation.number]
+    archived = digests_before(platform.objects, opened, topic, number, next_offset)
+    compare(platform.log, topic, number, next_offset, archived)
+    return Partition(
+        platform, generation, topic, number, next_offset, next_offset, archived=archived
     )

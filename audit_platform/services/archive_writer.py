@@ -24,10 +24,24 @@ from typing import Final
 from audit_platform.errors import (
     AuditPlatformError,
     GenerationMismatch,
+    LogTrouble,
     LogUnavailable,
     OffsetOutOfRange,
     RecordMalformed,
     StoreUnavailable,
+)
+from audit_platform.metrics.clients import LOG_ERRORS
+from audit_platform.metrics.consumers import (
+    ARCHIVE_OBJECT_BYTES,
+    ARCHIVE_RANGES,
+    ARCHIVE_ROWS,
+    ARCHIVE_STOPPED,
+    ARCHIVE_UNDECODABLE,
+    ARCHIVE_WAITING,
+    GENERATION_BROKEN,
+    LAG_EVENTS,
+    LAG_RECORDS,
+    LAG_SECONDS,
 )
 from audit_platform.operations.generations import TOPICS, ensure_generation
 from audit_platform.ports import GroupMember, Platform
@@ -37,18 +51,7 @@ from audit_platform.record.ranges import Generation
 from audit_platform.services.archive_http import serve
 from audit_platform.services.archive_partition import Partition, open_partition
 from audit_platform.settings import Settings
-from audit_platform.telemetry import (
-    ARCHIVE_OBJECT_BYTES,
-    ARCHIVE_RANGES,
-    ARCHIVE_ROWS,
-    ARCHIVE_STOPPED,
-    ARCHIVE_UNDECODABLE,
-    LAG_EVENTS,
-    LAG_RECORDS,
-    LAG_SECONDS,
-    Telemetry,
-    log_as_json,
-)
+from audit_platform.telemetry import Telemetry, log_as_json
 from audit_platform.wiring import open_platform
 
 METRICS: Final = (
@@ -57,6 +60,8 @@ METRICS: Final = (
     ARCHIVE_ROWS,
     ARCHIVE_STOPPED,
     ARCHIVE_UNDECODABLE,
+    ARCHIVE_WAITING,
+    GENERATION_BROKEN,
     LAG_EVENTS,
     LAG_RECORDS,
     LAG_SECONDS,
@@ -71,6 +76,9 @@ MAX_BACKOFF_SECONDS: Final = 10.0
 
 #: A stopped partition is opened anew this often: an operator's new generation is found by itself.
 STOPPED_SECONDS: Final = 30.0
+
+#: The same where the generation was closed under a partition: the next one is being opened.
+CLOSED_SECONDS: Final = 1.0
 
 #: The lag is asked of the log this often; scrapes come every 15 s or so.
 LAG_INTERVAL_SECONDS: Final = 1.0
@@ -107,6 +115,7 @@ class ArchiveWriter:
         self._members: dict[str, GroupMember] = {}
         self._partitions: dict[_Place, Partition] = {}
         self._stopped: dict[_Place, float] = {}
+        self._troubles: dict[_Place, LogTrouble] = {}
         self._generation: Generation | None = None
         self._backoff = 0.0
         self._retry_at = 0.0
@@ -125,6 +134,7 @@ class ArchiveWriter:
             if now >= self._retry_at:
                 did = self._round(now)
                 self._backoff, self.waiting_for = 0.0, ""
+                self._tell_waiting(None)
         except (StoreUnavailable, LogUnavailable) as e:
             self._back_off(now, e)
         with suppress(LogUnavailable):
@@ -179,13 +189,17 @@ class ArchiveWriter:
     def _stop(self, place: _Place, now: float, why: AuditPlatformError) -> None:
         self._generation = None  # read anew with the next attempt
         self._partitions.pop(place, None)
-        self._stopped[place] = now + STOPPED_SECONDS
+        trouble = _trouble_of(why)
+        self._troubles[place] = trouble
+        wait = CLOSED_SECONDS if trouble is LogTrouble.CLOSED else STOPPED_SECONDS
+        self._stopped[place] = now + wait
         self.stopped = {**self.stopped, f"{place[0]}/{place[1]}": str(why)}
         self._tell_stopped()
         _log.error("partition stopped: %s", why, extra={"topic": place[0], "partition": place[1]})
 
     def _start_again(self, place: _Place) -> None:
         if self._stopped.pop(place, None) is not None:
+            del self._troubles[place]
             name = f"{place[0]}/{place[1]}"
             self.stopped = {k: v for k, v in self.stopped.items() if k != name}
             self._tell_stopped()
@@ -233,6 +247,7 @@ class ArchiveWriter:
         self._backoff = min(max(FIRST_BACKOFF_SECONDS, 2 * self._backoff), MAX_BACKOFF_SECONDS)
         self._retry_at = now + self._backoff
         self.waiting_for = str(why)
+        self._tell_waiting(why)
         _log.warning("trying again in %.1f s: %s", self._backoff, why)
 
     # --------------------------------------------------------------------------------- metrics
@@ -249,10 +264,27 @@ class ArchiveWriter:
             self._telemetry.set(LAG_EVENTS, events, **labels)
             self._telemetry.set(LAG_SECONDS, seconds, **labels)
 
+    def _tell_waiting(self, why: AuditPlatformError | None) -> None:
+        for reason, kind in (("store", StoreUnavailable), ("log", LogUnavailable)):
+            self._telemetry.set(ARCHIVE_WAITING, isinstance(why, kind), reason=reason)
+
     def _tell_stopped(self) -> None:
         for topic in TOPICS:
             count = sum(place[0] == topic for place in self._stopped)
             self._telemetry.set(ARCHIVE_STOPPED, count, topic=topic)
+        self._telemetry.clear(GENERATION_BROKEN)
+        for (topic, number), trouble in self._troubles.items():
+            labels = {"topic": topic, "partition": str(number), "reason": trouble.value}
+            self._telemetry.set(GENERATION_BROKEN, 1, **labels)
+
+
+def _trouble_of(why: AuditPlatformError) -> LogTrouble:
+    """In what the log is another one, by the error that stopped a partition."""
+    if isinstance(why, GenerationMismatch):
+        return why.trouble
+    if isinstance(why, OffsetOutOfRange):
+        return LogTrouble.RETENTION if why.offset < why.start else LogTrouble.TAIL
+    return LogTrouble.RECORD
 
 
 # ---------------------------------------------------------------------------------------- program
@@ -287,6 +319,7 @@ def run(settings: Settings) -> None:
     platform = open_platform(settings)
     try:
         telemetry = Telemetry(METRICS)
+        telemetry.follow(LOG_ERRORS, platform.log_errors)
         writer = ArchiveWriter(
             platform,
             telemetry,

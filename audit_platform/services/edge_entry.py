@@ -286,7 +286,7 @@ def ready_all(events: Columns, tenant_id: str) -> list[Ready]:
     return list(map(tuple.__new__, repeat(Ready), rows))
 
 
-def encode(place: Place, prev_hash: str, stored: Sequence[bytes]) -> bytes:
+def encode(place: tuple[str, str, str, str], prev_hash: str, stored: Sequence[bytes]) -> bytes:
     """The entry of events of one device in one chain, in order; the first names `prev_hash`."""
     head = f"{_EVENTS} {' '.join(place)} {prev_hash}"
     return b"\n".join([head.encode(), *stored])

@@ -31,6 +31,7 @@ from audit_platform.errors import (
     SpoolFull,
     SpoolUnavailable,
 )
+from audit_platform.metrics.edge import EDGE_RESPONSES
 from audit_platform.processes import freeze_startup_objects, tune_process
 from audit_platform.services import edge_intake, edge_status, edge_uplink
 from audit_platform.services.edge_intake import Intake
@@ -61,12 +62,7 @@ from audit_platform.services.ingest_body import (
 from audit_platform.services.ingest_problems import Problem
 from audit_platform.services.ingest_server import listen, make_server, serve
 from audit_platform.settings import Settings
-from audit_platform.telemetry import (
-    EDGE_RESPONSES,
-    METRICS_CONTENT_TYPE,
-    Telemetry,
-    log_as_json,
-)
+from audit_platform.telemetry import METRICS_CONTENT_TYPE, Telemetry, log_as_json
 from audit_platform.wiring import open_edge
 
 _logger: Final = logging.getLogger(__name__)

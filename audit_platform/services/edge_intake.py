@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from audit_platform.errors import AuditPlatformError, EventRefused, SpoolFull
 from audit_platform.killpoints import Killpoint, reach
+from audit_platform.metrics.edge import EDGE_EVENTS, EDGE_LOST
 from audit_platform.ports import Clock, Dropped, Keys, SetAside, Spool
 from audit_platform.record.canonical import canonical_bytes
 from audit_platform.record.edges import SIGNED_TYPES
@@ -39,7 +40,7 @@ from audit_platform.services.edge_placing import (
     new_chain_id,
 )
 from audit_platform.services.edge_reading import Reader
-from audit_platform.telemetry import EDGE_EVENTS, EDGE_LOST, Telemetry
+from audit_platform.telemetry import Telemetry
 
 _logger: Final = logging.getLogger(__name__)
 

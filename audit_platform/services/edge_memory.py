@@ -172,7 +172,11 @@ class Memory:
         device = self.devices.get(device_id)
         if device is None:
             return None
-        return device.state(min(WINDOW, MAX_DIGESTS // len(self.devices)))
+        return device.state(self.window())
+
+    def window(self) -> int:
+        """How many sequences of each device are remembered now."""
+        return min(WINDOW, MAX_DIGESTS // max(len(self.devices), 1))
 
     def restore(self, device_id: str, state: DeviceState | None) -> None:
         """Make a device what it was."""
@@ -188,8 +192,8 @@ class Memory:
         """
         device = self.devices.get(device_id)
         if device is None:
-            run = Run(self.chain_id, self.chain_start, sequence, array("Q", [digest]))
-            self.devices[device_id] = Device(run)
+            run = self.begin(device_id, sequence).main
+            run.digests.append(digest)
             return run, self.chain_start
         main = device.main
         if sequence >= main.first + len(main.digests):
@@ -212,6 +216,12 @@ class Memory:
         if device.aside >= WINDOW:
             device.main, device.late, device.aside = late, None, 0
         return late, late.head
+
+    def begin(self, device_id: str, first: int) -> Device:
+        """A device that was not known, before its first event, which has sequence `first`."""
+        device = Device(Run(self.chain_id, self.chain_start, first, array("Q")))
+        self.devices[device_id] = device
+        return device
 
     def begin_epoch(self, chain_id: str, chain_start: str) -> None:
         """From now on events are in new chains; each device's first names its last head."""

@@ -20,7 +20,7 @@ import numpy as np
 from audit_platform.errors import EventRefused
 from audit_platform.record.canonical import MAX_SAFE_INTEGER, canonical_bytes, parse_strict
 from audit_platform.record.columns import Ints, Mask
-from audit_platform.record.derived import EventTimes
+from audit_platform.record.derived import times_ms
 from audit_platform.record.event import MAX_EVENT_BYTES, complete_event
 from audit_platform.record.layout import IDENTIFIER_PATTERN, ZERO_HASH
 from audit_platform.record.schemas import SchemaRegistry
@@ -130,7 +130,6 @@ class Reader:
         )
         self._known = frozenset(registry.known())
         self._shapes = Shapes()
-        self._times = EventTimes()
         self._devices: dict[bytes, str] = {}
         self._sorts: dict[_Names, Sort] = {}
 
@@ -180,7 +179,7 @@ class Reader:
         names = zip(fields.types, fields.versions, fields.refs, fields.criticalities, strict=True)
         sorts = self._sorts_of(list(names))
         sequences = list(map(int, fields.sequences))
-        ms, good = self._times.ms(fields.times)
+        ms, good = times_ms(fields.times)
         if not all(ids) or not all(sorts) or max(sequences) > MAX_SAFE_INTEGER:
             good &= [
                 device is not None and sort is not None and sequence <= MAX_SAFE_INTEGER

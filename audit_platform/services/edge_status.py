@@ -13,13 +13,7 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Any, Final
 
-from audit_platform.ports import EdgePorts
-from audit_platform.record.times import format_time_ms
-from audit_platform.services.edge_intake import Intake
-from audit_platform.services.edge_placing import EdgeIdentity
-from audit_platform.services.edge_quarantine import Quarantine
-from audit_platform.services.edge_uplink import UplinkStatus
-from audit_platform.telemetry import (
+from audit_platform.metrics.edge import (
     EDGE_BACKLOG,
     EDGE_CLOCK_OFFSET,
     EDGE_CONNECTED,
@@ -33,8 +27,14 @@ from audit_platform.telemetry import (
     EDGE_SPOOL_HOURS,
     EDGE_SPOOL_OLDEST,
     EDGE_SPOOL_SET_ASIDE,
-    Telemetry,
 )
+from audit_platform.ports import EdgePorts
+from audit_platform.record.times import format_time_ms
+from audit_platform.services.edge_intake import Intake
+from audit_platform.services.edge_placing import EdgeIdentity
+from audit_platform.services.edge_quarantine import Quarantine
+from audit_platform.services.edge_uplink import UplinkStatus
+from audit_platform.telemetry import Telemetry
 
 #: Devices in the metrics: a hospital's. They are the ones not heard of for longest, because those
 #: are what anybody asks for.

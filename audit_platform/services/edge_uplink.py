@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from audit_platform.errors import RecordMalformed, SpoolUnavailable
+from audit_platform.metrics.edge import EDGE_UPLINK_ANSWERS, EDGE_UPLINK_EVENTS
 from audit_platform.ports import Entry, Spool
 from audit_platform.services import edge_entry
 from audit_platform.services.edge_entry import LiveEntry
@@ -29,7 +30,7 @@ from audit_platform.services.edge_uplink_http import Failure, Fault, Receipt, Up
 from audit_platform.services.edge_uplink_lanes import Lanes
 from audit_platform.services.edge_uplink_load import UNREADABLE_TRIES, Load
 from audit_platform.services.edge_uplink_runs import Runs
-from audit_platform.telemetry import EDGE_UPLINK_ANSWERS, EDGE_UPLINK_EVENTS, Telemetry
+from audit_platform.telemetry import Telemetry
 
 _logger: Final = logging.getLogger(__name__)
 

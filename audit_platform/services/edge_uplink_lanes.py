@@ -77,7 +77,7 @@ class Lanes:
         self._again = Runs()
         self._later = Runs()
         self._replays_left = 0
-        self._offered: dict[int, Item] = {}
+        self._offered: dict[int, list[Item]] = {}  # by the position of the first
         self._offered_bytes = 0
         self._offering = threading.Lock()
         self._behind_entries = self._behind_events = 0
@@ -113,11 +113,12 @@ class Lanes:
         From any thread; never blocks. What there is no room for is read from the spool.
         """
         items = list(map(item_of, entries))
+        size = sum([item.size for item in items])
         with self._offering:
-            for item in items:
-                if item.position >= self._scanned and self._offered_bytes + item.size <= LIVE_BYTES:
-                    self._offered[item.position] = item
-                    self._offered_bytes += item.size
+            first = items[0].position if items else -1
+            if first >= self._scanned and self._offered_bytes + size <= LIVE_BYTES:
+                self._offered[first] = items
+                self._offered_bytes += size
 
     def scan(self) -> bool:
         """Look at entries that are new here, `SCAN_BYTES` at most. Whether there were any.
@@ -139,13 +140,13 @@ class Lanes:
         return self._scanned > before
 
     def _next_entries(self) -> list[Item]:
-        items = []
+        items: list[Item] = []
         with self._offering:
             at = self._scanned
             while (offered := self._offered.pop(at, None)) is not None:
-                items.append(offered)
-                self._offered_bytes -= offered.size
-                at += 1
+                items += offered
+                at = offered[-1].position + 1
+            self._offered_bytes -= sum([item.size for item in items])
         if items:
             return items
         items = [item_of(entry) for entry in self._spool.read(self._scanned, READ_BYTES)]
@@ -156,8 +157,8 @@ class Lanes:
     def _forget_offers(self, last: int) -> None:
         """Offers that come too late: the spool was read meanwhile. They come about in order."""
         with self._offering:
-            while self._offered and (position := next(iter(self._offered))) <= last:
-                self._offered_bytes -= self._offered.pop(position).size
+            while self._offered and (first := next(iter(self._offered))) <= last:
+                self._offered_bytes -= sum([item.size for item in self._offered.pop(first)])
 
     def _classify(self, items: Sequence[Item]) -> None:
         replayed_to = self._replayed_to()
@@ -176,6 +177,11 @@ class Lanes:
                 self._live.append(item)
                 self._live_bytes += size
                 self._live_events += count
+            elif device_id in self._behind:
+                # As `_put_behind`, at less cost: nearly all of a backlog comes by here.
+                self._behind[device_id] = position
+                self._behind_entries += 1
+                self._behind_events += count
             else:
                 self._put_behind(item)
 

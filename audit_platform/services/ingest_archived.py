@@ -2,7 +2,8 @@
 
 An edge keeps what a 202 acknowledged until a range record lists the same digest. It asks here.
 Belongs here: reading range records for that, their bounded cache, the age of what is not archived.
-Does not: HTTP (`ingest_gateway.py`), range records themselves (`operations/coverage.py`).
+Does not: HTTP (`ingest_gateway.py`), a question's form (`ingest_question.py`), range records
+themselves (`operations/coverage.py`).
 Source: design section 4 (the edge keeps what was acknowledged; 6 of 7 days), section 5 (ranges).
 
 Everything that waits for objects or log runs in one thread of its own, one thing at a time. Bodies
@@ -12,15 +13,15 @@ of events see what the last look found and never wait.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import re
 import time
 from bisect import bisect_right, insort
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,14 +32,13 @@ from audit_platform.operations.claims import read_claim
 from audit_platform.operations.coverage import range_records
 from audit_platform.ports import Log, Platform
 from audit_platform.record.layout import (
-    DLQ_TOPIC,
-    EVENTS_TOPIC,
     MS_PER_DAY,
     generation_key,
     short_digest,
 )
 from audit_platform.record.ranges import Generation, RangeRecord
 from audit_platform.services.ingest_problems import Problem
+from audit_platform.services.ingest_question import Asked, parse_question
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -50,11 +50,8 @@ LATE_MS: Final = 6 * MS_PER_DAY
 #: Real seconds between two looks at how far the archive has come. A range closes every 60 s.
 LOOK_SECONDS: Final = 15.0
 
-#: Log records in one question: 250 bodies of a small site. Their answer is a few kB.
-MAX_RECORDS_ASKED: Final = 1000
-
-#: Bytes of a question: 1000 records of at most 120 bytes.
-MAX_QUESTION_BYTES: Final = 128 * 1024
+#: How long the first body waits for the first look, which takes milliseconds where objects answer.
+FIRST_LOOK_SECONDS: Final = 2.0
 
 #: Log records whose digests are remembered: 16 bytes each, and an edge asks about the last minutes.
 MAX_REMEMBERED: Final = 1_000_000
@@ -70,18 +67,8 @@ ARCHIVED: Final = "archived"
 PENDING: Final = "pending"
 DIFFERS: Final = "differs"
 
-_TOPICS: Final = frozenset({EVENTS_TOPIC, DLQ_TOPIC})
-_DIGEST: Final = re.compile(r"[0-9a-f]{16}")
+#: Beyond every offset.
 _MAX_NUMBER: Final = 2**63 - 1
-
-
-class Asked(NamedTuple):
-    """A log record as a receipt named it. `digest` is the number that its 16 hex digits are."""
-
-    topic: str
-    partition: int
-    offset: int
-    digest: int
 
 
 class _Place(NamedTuple):
@@ -186,6 +173,11 @@ class _Coverage:
         self._ranges = _Ranges()
         self._reached: dict[_Place, int] = {}
 
+    @property
+    def newest(self) -> Generation | None:
+        """The newest log generation that was seen."""
+        return self._generations[-1] if self._generations else None
+
     def look(self) -> frozenset[tuple[str, int]]:
         """See how far each partition of the newest generation is archived.
 
@@ -198,6 +190,8 @@ class _Coverage:
         for topic in self._generations[-1].topics if self._generations else ():
             for partition, start in enumerate(topic.start_offsets):
                 place = _Place(topic.topic, self._generations[-1].number, partition)
+                if partition >= self._log.describe(topic.topic).partitions:
+                    continue  # another topic: the next generation is still to be opened
                 try:
                     if self._is_late(place, start):
                         late.add((topic.topic, partition))
@@ -305,6 +299,7 @@ class Archived:
         self._late: frozenset[tuple[str, int]] = frozenset()
         self._looked = -LOOK_SECONDS
         self._looking = False
+        self._has_looked = False
 
     def close(self) -> None:
         """Wait for the look or answer in hand, then stop the thread. Idempotent."""
@@ -319,6 +314,19 @@ class Archived:
             self._looking = True
             self._thread.submit(self._try_to_look)
         return self._late
+
+    def generation(self) -> Generation | None:
+        """The newest log generation by the last look; None when there is none, or none was seen.
+
+        Waits for the very first look, but not long: ingest goes on without the object store.
+        """
+        if not self._has_looked:
+            self._has_looked = True
+            first = self._thread.submit(self._try_to_look)
+            with contextlib.suppress(TimeoutError):
+                first.result(FIRST_LOOK_SECONDS)
+        self.late()  # no body gets further than this while the generation is another one
+        return self._coverage.newest
 
     async def answer(self, data: bytes) -> bytes:
         """The answer (JSON) to a question: a state for each record, in order.
@@ -358,37 +366,3 @@ class Archived:
             # A failed look counts too: the next body must not start one at once.
             self._looked = self._monotonic()
             self._looking = False
-
-
-def parse_question(data: bytes) -> list[Asked]:
-    """The log records that an edge asks about. Raises `Problem` `bad_question`."""
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError as e:
-        raise _bad_question(f"it is not JSON: {e}") from e
-    records = value.get("records") if isinstance(value, dict) else None
-    if not isinstance(records, list) or len(records) > MAX_RECORDS_ASKED:
-        raise _bad_question(f"wanted: `records`, a list of at most {MAX_RECORDS_ASKED}")
-    return [_asked(n, record) for n, record in enumerate(records)]
-
-
-def _asked(number: int, record: Any) -> Asked:
-    if isinstance(record, dict):
-        topic, partition = record.get("topic"), record.get("partition")
-        offset, digest = record.get("offset"), record.get("digest")
-        if (
-            isinstance(topic, str)
-            and topic in _TOPICS
-            and type(partition) is int
-            and type(offset) is int
-            and min(partition, offset) >= 0
-            and max(partition, offset) <= _MAX_NUMBER
-            and isinstance(digest, str)
-            and _DIGEST.fullmatch(digest)
-        ):
-            return Asked(topic, partition, offset, int(digest, 16))
-    raise _bad_question(f"record {number} is not {{topic, partition, offset, digest}}")
-
-
-def _bad_question(detail: str) -> Problem:
-    return Problem("bad_question", detail, remedy="ask about records as a receipt names them")

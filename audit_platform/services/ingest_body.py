@@ -12,7 +12,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import compress
 from typing import Final
 
 import numpy as np
@@ -27,8 +27,8 @@ from audit_platform.record.event import (
     EventLink,
     check_event,
     format_time_ms,
+    halves_of,
     link_of,
-    stored_line,
 )
 from audit_platform.record.fastcheck import BLOCK_BYTES, FastCheck
 from audit_platform.record.schemas import SchemaRegistry
@@ -57,9 +57,6 @@ MAX_RECORD_BYTES: Final = 1024 * 1024
 _SLICE: Final = 512
 
 _BLANK: Final = b" \t\r"
-
-#: Bytes whose join is one stored line with its line feed.
-Pieces = tuple[bytes, ...]
 
 
 def decompressed(data: bytes) -> bytes:
@@ -140,14 +137,21 @@ class CheckedBody:
 
 
 @dataclass(slots=True)
+class StoredLines:
+    """Stored lines of one partition: what is before and behind the ingestionTime of each."""
+
+    heads: list[bytes] = field(default_factory=list)
+    tails: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Work:
-    """A body while it is checked: stored lines, in pieces, by partition; and what is refused."""
+    """A body while it is checked: stored lines by partition; and what is refused."""
 
     checked: CheckedBody
     origin: Body
-    ingestion_time: bytes
     roster: Roster | None
-    groups: defaultdict[int, list[Pieces]] = field(default_factory=lambda: defaultdict(list))
+    groups: defaultdict[int, StoredLines] = field(default_factory=lambda: defaultdict(StoredLines))
     event_times_ms: list[Ints] = field(default_factory=list)
     entries: list[DeadLetter] = field(default_factory=list)
 
@@ -191,7 +195,6 @@ class BodyChecker:
         work = _Work(
             checked,
             Body(tenant_id, now_ms, self._gateway, checked.batch_id),
-            format_time_ms(now_ms).encode("ascii"),
             roster,
         )
         lines = 0
@@ -209,29 +212,34 @@ class BodyChecker:
         if not work.groups and not work.entries:
             raise Problem("empty_body", "the body holds no event", remedy="send one event a line")
         checked.skews_ms = np.concatenate([*work.event_times_ms, checked.skews_ms]) - now_ms
+        inserted = b',"ingestionTime":"%b"' % format_time_ms(now_ms).encode("ascii")
         for partition, stored in work.groups.items():
-            checked.events += _records(tenant_id, partition, stored)
+            checked.events += _records(tenant_id, partition, stored, inserted)
         checked.dead_letters = list(self._dead_letter_records(work.origin, work.entries))
         return checked
 
     def _check_block(self, work: _Work, block: bytes, lines_before: int, line_count: int) -> None:
         tenant_id = work.origin.tenant_id
         enrolled = None if work.roster is None else work.roster.enrolled
-        sure = self._fast.check(block, line_count, tenant_id, work.ingestion_time, enrolled)
+        sure = self._fast.check(block, line_count, tenant_id, enrolled)
         work.event_times_ms.append(sure.event_time_ms)
         work.checked.fully_checked += sure.fully_checked
         groups = work.groups
-        rows = zip(sure.partitions, sure.stored, strict=True)
         if len(sure.lines) == line_count:
-            for partition, pieces in rows:
-                groups[partition].append(pieces)
+            homes = np.array(sure.partitions)
+            for partition in set(sure.partitions):
+                here = (homes == partition).tolist()
+                groups[partition].heads += compress(sure.heads, here)
+                groups[partition].tails += compress(sure.tails, here)
             return
         # In the order of the lines, so that each device's events keep theirs.
+        rows = zip(sure.partitions, sure.heads, sure.tails, strict=True)
         sure_lines = frozenset(sure.lines)
         for number, line in enumerate(block[:-1].split(b"\n")):
             if number in sure_lines:
-                partition, pieces = next(rows)
-                groups[partition].append(pieces)
+                partition, head, tail = next(rows)
+                groups[partition].heads.append(head)
+                groups[partition].tails.append(tail)
             elif line.strip(_BLANK):
                 self._check_line(work, lines_before + number + 1, line)
 
@@ -243,12 +251,13 @@ class BodyChecker:
             if work.roster is not None:
                 work.roster.check(event)
             self._validate(event.event_type, event.event_version, event.schema_ref, event.payload)
-            stored = stored_line(event.canonical, work.ingestion_time) + b"\n"
+            head, tail = halves_of(event.canonical)
             home = layout.partition_of(tenant_id, event.device_id, self._event_partitions)
         except BaseException as e:  # noqa: BLE001 - a panic of a Rust validator is no Exception; signals reach the main thread only
             self._refuse(work, number, line, e)
         else:
-            work.groups[home].append((stored,))
+            work.groups[home].heads.append(head)
+            work.groups[home].tails.append(tail + b"\n")
             work.event_times_ms.append(np.array([event.event_time_ms], np.int64))
 
     @staticmethod
@@ -300,17 +309,25 @@ def _headers(tenant_id: str, count: int) -> dict[str, str]:
     return {"v": "1", "tenant": tenant_id, "count": str(count)}
 
 
-def _records(tenant_id: str, partition: int, lines: list[Pieces]) -> Iterator[NewRecord]:
-    """Cut stored lines, in order, into records of at most 500 events and 1 MiB."""
-    value = b"".join(chain.from_iterable(lines))
-    if len(lines) <= MAX_RECORD_EVENTS and len(value) <= MAX_RECORD_BYTES:
-        yield NewRecord(partition, value, _headers(tenant_id, len(lines)))
+def _records(
+    tenant_id: str, partition: int, lines: StoredLines, inserted: bytes
+) -> Iterator[NewRecord]:
+    """Cut stored lines, in order, into records of at most 500 events and 1 MiB.
+
+    `inserted` stands between the head and the tail of each.
+    """
+    count = len(lines.heads)
+    pieces = [inserted] * (3 * count)
+    pieces[::3], pieces[2::3] = lines.heads, lines.tails
+    value = b"".join(pieces)
+    if count <= MAX_RECORD_EVENTS and len(value) <= MAX_RECORD_BYTES:
+        yield NewRecord(partition, value, _headers(tenant_id, count))
         return
     start = begin = at = 0
-    for n, pieces in enumerate(lines):
-        end = at + sum(map(len, pieces))
+    for n, (head, tail) in enumerate(zip(lines.heads, lines.tails, strict=True)):
+        end = at + len(head) + len(inserted) + len(tail)
         if n - start == MAX_RECORD_EVENTS or end - begin > MAX_RECORD_BYTES:
             yield NewRecord(partition, value[begin:at], _headers(tenant_id, n - start))
             start, begin = n, at
         at = end
-    yield NewRecord(partition, value[begin:], _headers(tenant_id, len(lines) - start))
+    yield NewRecord(partition, value[begin:], _headers(tenant_id, count - start))

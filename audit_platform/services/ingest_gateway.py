@@ -22,11 +22,24 @@ from typing import Any, Final
 
 import orjson
 
-from audit_platform.errors import AuditPlatformError
 from audit_platform.killpoints import Killpoint, reach
+from audit_platform.metrics.clients import LOG_ERRORS
+from audit_platform.metrics.ingest import (
+    INGEST_ACCEPTED,
+    INGEST_APPEND_SECONDS,
+    INGEST_BODY_BYTES,
+    INGEST_CHECK_SECONDS,
+    INGEST_FULL_CHECKS,
+    INGEST_INFLIGHT_BODIES,
+    INGEST_INFLIGHT_BYTES,
+    INGEST_LOCAL_LIMITS,
+    INGEST_REFUSED,
+    INGEST_RESPONSES,
+    INGEST_SKEW_SECONDS,
+    INGEST_STALE_KEYS,
+)
 from audit_platform.ports import Platform
 from audit_platform.processes import freeze_startup_objects, tune_process
-from audit_platform.record.layout import DLQ_TOPIC, EVENTS_TOPIC
 from audit_platform.services.http_parts import (
     Answer,
     Headers,
@@ -40,28 +53,17 @@ from audit_platform.services.http_parts import (
     read_body,
     safely,
 )
-from audit_platform.services.ingest_archived import MAX_QUESTION_BYTES, Archived
+from audit_platform.services.ingest_archived import Archived
 from audit_platform.services.ingest_body import MAX_BODY, MAX_COMPRESSED_BODY
-from audit_platform.services.ingest_credentials import Credentials
+from audit_platform.services.ingest_credentials import Credentials, Sender
 from audit_platform.services.ingest_keeping import Keeper
+from audit_platform.services.ingest_limits import Budgets
+from audit_platform.services.ingest_placement import Placement
+from audit_platform.services.ingest_problems import Problem
+from audit_platform.services.ingest_question import MAX_QUESTION_BYTES
 from audit_platform.services.ingest_server import listen, make_server, serve
 from audit_platform.settings import Settings
-from audit_platform.telemetry import (
-    INGEST_ACCEPTED,
-    INGEST_APPEND_SECONDS,
-    INGEST_BODY_BYTES,
-    INGEST_CHECK_SECONDS,
-    INGEST_FULL_CHECKS,
-    INGEST_INFLIGHT_BODIES,
-    INGEST_INFLIGHT_BYTES,
-    INGEST_REFUSED,
-    INGEST_RESPONSES,
-    INGEST_SKEW_SECONDS,
-    INGEST_STALE_KEYS,
-    METRICS_CONTENT_TYPE,
-    Telemetry,
-    log_as_json,
-)
+from audit_platform.telemetry import METRICS_CONTENT_TYPE, Telemetry, log_as_json
 from audit_platform.wiring import open_platform
 
 _logger: Final = logging.getLogger(__name__)
@@ -104,6 +106,7 @@ METRICS: Final = (
     INGEST_SKEW_SECONDS,
     INGEST_INFLIGHT_BODIES,
     INGEST_INFLIGHT_BYTES,
+    INGEST_LOCAL_LIMITS,
     INGEST_STALE_KEYS,
 )
 
@@ -116,9 +119,20 @@ class IngestGateway:
     ) -> None:
         self._platform = platform
         self._telemetry = Telemetry(METRICS)
-        self._credentials = Credentials(platform.metadata, self._telemetry, monotonic=monotonic)
+        self._telemetry.follow(LOG_ERRORS, platform.log_errors)
+        self._credentials = Credentials(
+            platform.metadata,
+            platform.clock,
+            self._telemetry,
+            tokens=platform.tokens,
+            monotonic=monotonic,
+        )
+        self._budgets = Budgets(platform.limits, self._telemetry)
         self._archived = Archived(platform, monotonic=monotonic)
-        self._keeper = Keeper(platform, gateway, self._telemetry, self._archived.late)
+        self._placement = Placement(platform.log, self._archived.generation, monotonic=monotonic)
+        self._keeper = Keeper(
+            platform, gateway, self._telemetry, self._archived.late, self._placement
+        )
         self._workers = ThreadPoolExecutor(WORKERS, "ingest")
         self._in_flight = InFlight(MAX_BODIES_IN_FLIGHT, MAX_BYTES_IN_FLIGHT)
         self._questions = InFlight(
@@ -164,12 +178,16 @@ class IngestGateway:
             data = await read_body(headers, receive, hold, limit)
             reach(Killpoint.RECEIVED)
             work = asyncio.get_running_loop().run_in_executor(
-                self._workers,
-                lambda: self._keeper.keep(
-                    data, sender.tenant_id, compressed=compressed, roster=sender.roster
-                ),
+                self._workers, lambda: self._keep(data, sender, compressed=compressed)
             )
             return Answer(202, await work)
+
+    def _keep(self, data: bytes, sender: Sender, *, compressed: bool) -> bytes:
+        """The receipt of a body for which there is a budget. Raises `Problem`."""
+        self._budgets.demand(sender.tenant_id, data, compressed=compressed)
+        return self._keeper.keep(
+            data, sender.tenant_id, compressed=compressed, roster=sender.roster
+        )
 
     async def _ask(self, headers: Headers, receive: Receive) -> Answer:
         """What is archived of the log records that an edge names. Raises as `_receipt`."""
@@ -196,10 +214,9 @@ class IngestGateway:
     def _trouble(self) -> str:
         """Why no body could be acknowledged now, or "". Metadata may be away for a while."""
         try:
-            for topic in (EVENTS_TOPIC, DLQ_TOPIC):
-                self._platform.log.describe(topic)
-        except AuditPlatformError as e:
-            return str(e)
+            self._placement.topics()
+        except Problem as e:
+            return f"{e.detail} ({e.remedy})"
         return ""
 
 

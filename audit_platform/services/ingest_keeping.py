@@ -22,13 +22,7 @@ from typing import Any, Final
 import orjson
 
 from audit_platform.errors import AuditPlatformError
-from audit_platform.ports import NewRecord, Platform
-from audit_platform.record.layout import DLQ_TOPIC, EVENTS_TOPIC, short_digest
-from audit_platform.record.schemas import registry
-from audit_platform.services.ingest_body import MAX_BODY, BodyChecker, CheckedBody, decompressed
-from audit_platform.services.ingest_devices import Roster
-from audit_platform.services.ingest_problems import Problem
-from audit_platform.telemetry import (
+from audit_platform.metrics.ingest import (
     INGEST_ACCEPTED,
     INGEST_APPEND_SECONDS,
     INGEST_BODY_BYTES,
@@ -36,13 +30,23 @@ from audit_platform.telemetry import (
     INGEST_FULL_CHECKS,
     INGEST_REFUSED,
     INGEST_SKEW_SECONDS,
-    Telemetry,
 )
+from audit_platform.ports import NewRecord, Platform
+from audit_platform.record.layout import DLQ_TOPIC, EVENTS_TOPIC, short_digest
+from audit_platform.record.schemas import registry
+from audit_platform.services.ingest_body import MAX_BODY, BodyChecker, CheckedBody, decompressed
+from audit_platform.services.ingest_devices import Roster
+from audit_platform.services.ingest_placement import (
+    RETRY_AFTER_SECONDS,
+    Placement,
+    Topics,
+    log_unavailable,
+)
+from audit_platform.services.ingest_problems import Problem
+from audit_platform.telemetry import Telemetry
 
-#: What a client should wait before it sends again while the log takes nothing.
-RETRY_AFTER_SECONDS: Final = 1
-
-#: The same while the archive is too far behind: that takes a person, not a moment.
+#: What a client should wait before it sends again while the archive is too far behind: that takes
+#: a person, not a moment.
 LATE_RETRY_AFTER_SECONDS: Final = 60
 
 #: Bytes of checked bodies that are left for the next thread to append: as much as one body may
@@ -60,6 +64,7 @@ class _Job:
     checked: CheckedBody
     wire_bytes: int
     plain_bytes: int
+    topics: Topics | None = None
     records: Future[list[_Said]] = field(default_factory=Future)
 
 
@@ -79,14 +84,17 @@ class Keeper:
         gateway: str,
         telemetry: Telemetry,
         late: Callable[[], Collection[tuple[str, int]]] = frozenset,
+        placement: Placement | None = None,
     ) -> None:
         self._late = late
+        self._placement = placement or Placement(platform.log)
         self._log = platform.log
         self._clock = platform.clock
         self._gateway = gateway
         self._telemetry = telemetry
         self._checking = threading.Lock()
         self._checker: BodyChecker | None = None
+        self._checked_for: Topics | None = None
         self._counting = threading.Lock()
         self._waiting = 0  # threads that will check a body after the one that does
         self._left: list[_Job] = []  # checked, and left to one of them
@@ -129,7 +137,7 @@ class Keeper:
             failed.records.set_exception(e)
             return failed
         self._telemetry.observe_one(INGEST_CHECK_SECONDS, time.perf_counter() - started)
-        job = _Job(checked, len(data), len(body))
+        job = _Job(checked, len(data), len(body), self._checked_for)
         self._left.append(job)
         self._left_bytes += len(body)
         return job
@@ -161,6 +169,7 @@ class Keeper:
         """Append the records of all bodies; each job is decided on return."""
         started = time.perf_counter()
         try:
+            self._refuse_changed(jobs)
             refused = self._append(DLQ_TOPIC, [job.checked.dead_letters for job in jobs])
             accepted = self._append(EVENTS_TOPIC, [job.checked.events for job in jobs])
         except BaseException as e:  # noqa: BLE001 - whatever it is, each of the threads must hear of it
@@ -171,16 +180,25 @@ class Keeper:
         for job, events, dead_letters in zip(jobs, accepted, refused, strict=True):
             job.records.set_result(events + dead_letters)
 
+    def _refuse_changed(self, jobs: Sequence[_Job]) -> None:
+        """Refuse all when one was checked for other topics than there are now."""
+        topics = self._placement.topics()
+        if any(job.topics != topics for job in jobs):
+            raise Problem(
+                "log_generation",
+                "nothing is acknowledged: the topics changed while the body was checked",
+                remedy="send the same body again",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+
     def _body_checker(self) -> BodyChecker:
         # Made on the first body, not at the start: a gateway whose log is away must come up, say
         # so, and go on by itself when the log is back.
-        if self._checker is None:
-            try:
-                topics = [self._log.describe(topic) for topic in (EVENTS_TOPIC, DLQ_TOPIC)]
-            except AuditPlatformError as e:
-                raise _log_unavailable(e) from e
+        topics = self._placement.topics()
+        if self._checker is None or topics != self._checked_for:
             partitions = (topic.partitions for topic in topics)
             self._checker = BodyChecker(registry(), self._gateway, *partitions)
+            self._checked_for = topics
         return self._checker
 
     def _append(self, topic: str, of_bodies: Sequence[list[NewRecord]]) -> list[list[_Said]]:
@@ -191,7 +209,7 @@ class Keeper:
         try:
             offsets = iter(self._log.append(topic, together))
         except AuditPlatformError as e:
-            raise _log_unavailable(e) from e
+            raise log_unavailable(e) from e
         return [
             [
                 {
@@ -215,15 +233,6 @@ class Keeper:
         telemetry.count(INGEST_FULL_CHECKS, checked.fully_checked)
         telemetry.count(INGEST_BODY_BYTES, job.wire_bytes, form="wire")
         telemetry.count(INGEST_BODY_BYTES, job.plain_bytes, form="plain")
-
-
-def _log_unavailable(error: AuditPlatformError) -> Problem:
-    return Problem(
-        "log_unavailable",
-        f"nothing is acknowledged: {error.reason}",
-        remedy="send the same body again later",
-        retry_after_seconds=RETRY_AFTER_SECONDS,
-    )
 
 
 def _receipt(checked: CheckedBody, records: list[_Said]) -> bytes:

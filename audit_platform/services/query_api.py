@@ -24,12 +24,17 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from audit_platform.errors import AuditPlatformError
+from audit_platform.metrics.query import QUERY_RESPONSES
 from audit_platform.ports import Platform
 from audit_platform.processes import freeze_startup_objects, tune_process
 from audit_platform.record.layout import EVENTS_TOPIC
-from audit_platform.services import query_routes_events, query_routes_evidence
+from audit_platform.services import (
+    query_routes_dlq,
+    query_routes_events,
+    query_routes_evidence,
+)
 from audit_platform.services.ingest_server import listen, make_server, serve
-from audit_platform.services.query_access import RULES
+from audit_platform.services.query_access import DECIDING, RULES
 from audit_platform.services.query_desk import Desk, TheDesk
 from audit_platform.services.query_limits import MAX_URL_BYTES, ClientGone
 from audit_platform.services.query_models import Ready
@@ -42,7 +47,7 @@ from audit_platform.services.query_problems import (
     QueryProblem,
 )
 from audit_platform.settings import Settings
-from audit_platform.telemetry import METRICS_CONTENT_TYPE, QUERY_RESPONSES, log_as_json
+from audit_platform.telemetry import METRICS_CONTENT_TYPE, log_as_json
 from audit_platform.wiring import open_platform
 
 _logger: Final = logging.getLogger(__name__)
@@ -187,7 +192,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
         problem = QueryProblem(
             "method_not_allowed",
             f"{request.method} is not allowed here",
-            remedy="use GET: this service changes nothing",
+            remedy="use the method that /openapi.json has for it",
         )
         problem.headers |= error.headers or {}
         return _problem_response(request, problem)
@@ -296,8 +301,9 @@ def _fastapi(desk: Desk) -> FastAPI:
         },
     )
     app.state.desk = desk
-    for add_to in (query_routes_events.add_to, query_routes_evidence.add_to, _add_health_to):
-        add_to(app)
+    for routes in (query_routes_events, query_routes_evidence, query_routes_dlq):
+        routes.add_to(app)
+    _add_health_to(app)
     demand_rules(app)
     return app
 
@@ -316,7 +322,8 @@ def routes_of(app: FastAPI) -> list[APIRoute]:
 def demand_rules(app: FastAPI) -> None:
     """Every route has a rule. Raises `KeyError`: such an app must not start."""
     for route in routes_of(app):
-        if route.path_format not in RULES or route.methods != {"GET"}:
+        method = "POST" if route.path_format in DECIDING else "GET"
+        if route.path_format not in RULES or route.methods != {method}:
             raise KeyError(f"{route.methods} {route.path_format} has no rule of access")
 
 

@@ -20,23 +20,27 @@ from enum import StrEnum
 from typing import Any, Final
 
 from audit_platform.errors import AuditPlatformError
-from audit_platform.operations.own_events import OwnEvent, OwnSource
-from audit_platform.ports import ApiKey, Platform
-from audit_platform.record.canonical import canonical_bytes
-from audit_platform.record.layout import TENANT_PATTERN
-from audit_platform.services.query_problems import QueryProblem
-from audit_platform.telemetry import (
+from audit_platform.metrics.query import (
     READS_NOT_RECORDED,
     READS_RECORD_SECONDS,
     READS_RECORDED,
     REFUSALS_SUPPRESSED,
-    Telemetry,
 )
+from audit_platform.operations.own_events import OwnEvent, OwnSource
+from audit_platform.ports import Caller, Platform
+from audit_platform.record.canonical import canonical_bytes
+from audit_platform.record.layout import TENANT_PATTERN
+from audit_platform.services.query_problems import QueryProblem
+from audit_platform.telemetry import Telemetry
 
 _logger: Final = logging.getLogger(__name__)
 
 RECORD_READ: Final = "record_read"
 ACCESS_REFUSED: Final = "access_refused"
+OPERATOR_ACTION: Final = "operator_action"
+
+#: Of the first two: version 1 knew API keys only, and no break-glass.
+VERSION: Final = 2
 
 #: Real time that an answer waits for its record. An append takes milliseconds; a log that takes
 #: longer than this is away for the reader, who asks again.
@@ -71,7 +75,7 @@ class Asked:
     """One question: who, whose record, which route, with what. `query` is as its schema has it."""
 
     request_id: str
-    key: ApiKey
+    caller: Caller
     tenant_id: str
     route: str
     query: Mapping[str, Any]
@@ -86,22 +90,26 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """One refusal. `key` is None when no good one was shown; `tenant_id` is as asked."""
+    """One refusal. `caller` is None when no good credential was shown; `tenant_id` is as asked."""
 
     request_id: str
-    key: ApiKey | None
+    caller: Caller | None
     tenant_id: str
     route: str
     status: int
     slug: str
 
 
+def _who(caller: Caller) -> dict[str, str]:
+    """Who it was, as both schemas have it."""
+    who = {"keyId": caller.key_id, "keyTenant": caller.tenant_id, "role": str(caller.role)}
+    return who | {"subject": caller.subject} if caller.subject else who
+
+
 def _read_payload(asked: Asked, outcome: Outcome, tier: str, rows: int | None) -> dict[str, Any]:
     payload: dict[str, Any] = {
         "requestId": asked.request_id,
-        "keyId": asked.key.key_id,
-        "keyTenant": asked.key.tenant_id,
-        "role": str(asked.key.role),
+        **_who(asked.caller),
         "tenant": asked.tenant_id,
         "route": asked.route,
         "query": dict(asked.query),
@@ -123,10 +131,8 @@ def _refusal_payload(refused: Refused, suppressed: int) -> dict[str, Any]:
         "slug": refused.slug,
         "suppressed": suppressed,
     }
-    if refused.key is not None:
-        payload["keyId"] = refused.key.key_id
-        payload["keyTenant"] = refused.key.tenant_id
-        payload["role"] = str(refused.key.role)
+    if refused.caller is not None:
+        payload |= _who(refused.caller)
     if TENANT_PATTERN.fullmatch(refused.tenant_id):
         payload["tenant"] = refused.tenant_id
     return payload
@@ -171,20 +177,29 @@ class Auditor:
         Raises `QueryProblem` `audit_unavailable`: the read must not be answered.
         """
         started = self._monotonic()
-        await self._say(OwnEvent(RECORD_READ, _read_payload(asked, outcome, tier, rows)))
+        await self._say(OwnEvent(RECORD_READ, _read_payload(asked, outcome, tier, rows), VERSION))
         self._telemetry.observe_one(READS_RECORD_SECONDS, self._monotonic() - started)
+
+    async def action(self, payload: Mapping[str, Any]) -> None:
+        """Put what an operator decided on record; durable on return.
+
+        Raises `QueryProblem` `audit_unavailable`: the decision stands, its answer must not leave.
+        """
+        await self._say(OwnEvent(OPERATOR_ACTION, payload))
 
     async def refusal(self, refused: Refused) -> None:
         """Put a refusal on record, unless this caller has too many in this minute.
 
         Never raises: a refusal shows nothing, so it is answered also while the log is away.
         """
-        suppressed = self._admit(refused.key.key_id if refused.key else "")
+        suppressed = self._admit(refused.caller.key_id if refused.caller else "")
         if suppressed is None:
             self._telemetry.count(REFUSALS_SUPPRESSED)
             return
         try:
-            await self._say(OwnEvent(ACCESS_REFUSED, _refusal_payload(refused, suppressed)))
+            await self._say(
+                OwnEvent(ACCESS_REFUSED, _refusal_payload(refused, suppressed), VERSION)
+            )
         except QueryProblem as e:
             _logger.warning("a refusal is not on record: %s", e.detail)
 

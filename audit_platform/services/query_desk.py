@@ -23,14 +23,9 @@ from fastapi.responses import StreamingResponse
 
 from audit_platform.errors import Recoverable
 from audit_platform.killpoints import Killpoint, reach
-from audit_platform.operations.query.model import IsCancelled
-from audit_platform.operations.query.reader import Reader
-from audit_platform.ports import ApiKey, Platform
-from audit_platform.services.query_access import RULES, Keyring, judge
-from audit_platform.services.query_audit import Asked, Auditor, Outcome, Refused
-from audit_platform.services.query_limits import SLOW_SECONDS, ClientGone, Queries
-from audit_platform.services.query_problems import QueryProblem
-from audit_platform.telemetry import (
+from audit_platform.metrics.clients import LOG_ERRORS
+from audit_platform.metrics.query import (
+    BREAK_GLASS_USED,
     QUERY_CANCELLED,
     QUERY_REFUSED,
     QUERY_RESPONSES,
@@ -41,8 +36,15 @@ from audit_platform.telemetry import (
     READS_RECORD_SECONDS,
     READS_RECORDED,
     REFUSALS_SUPPRESSED,
-    Telemetry,
 )
+from audit_platform.operations.query.model import IsCancelled
+from audit_platform.operations.query.reader import Reader
+from audit_platform.ports import Caller, Platform
+from audit_platform.services.query_access import RULES, Keyring, judge
+from audit_platform.services.query_audit import Asked, Auditor, Outcome, Refused
+from audit_platform.services.query_limits import SLOW_SECONDS, ClientGone, Queries
+from audit_platform.services.query_problems import QueryProblem
+from audit_platform.telemetry import Telemetry
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ METRICS: Final = (
     QUERY_CANCELLED,
     QUERY_REFUSED,
     QUERY_STALE_KEYS,
+    BREAK_GLASS_USED,
     READS_RECORDED,
     READS_NOT_RECORDED,
     READS_RECORD_SECONDS,
@@ -67,7 +70,8 @@ NO_TIER: Final = "none"
 class Told:
     """What a query found: the answer's bytes, its rows, where they came from.
 
-    With a `problem` the answer is that instead: the question was asked and answered by "no".
+    With a `problem` the answer is that instead: the question was asked and answered by "no". An
+    `action` (payload of `operator_action`) is put on record besides.
     """
 
     body: bytes
@@ -76,6 +80,7 @@ class Told:
     media_type: str = "application/json"
     headers: Mapping[str, str] | None = None
     problem: QueryProblem | None = None
+    action: Mapping[str, Any] | None = None
 
 
 class Desk:
@@ -92,7 +97,14 @@ class Desk:
         self.platform = platform
         self.reader = Reader(platform)
         self.telemetry = Telemetry(METRICS)
-        self.keyring = Keyring(platform.metadata, self.telemetry, monotonic=monotonic)
+        self.telemetry.follow(LOG_ERRORS, platform.log_errors)
+        self.keyring = Keyring(
+            platform.metadata,
+            platform.clock,
+            self.telemetry,
+            tokens=platform.tokens,
+            monotonic=monotonic,
+        )
         self.auditor = Auditor(platform, self.telemetry, monotonic=monotonic)
         self.queries = Queries(self.telemetry, seconds, cool_down_seconds, monotonic)
 
@@ -105,7 +117,7 @@ class Desk:
     # ---------------------------------------------------------------------------------- admitting
 
     async def admit(self, request: Request) -> None:
-        """Let a request in by the table, its key at `request.state.key`; or record and raise.
+        """Let a request in by the table, who asks at `request.state.caller`; or record and raise.
 
         Raises `QueryProblem` 401, 403, 404, 503.
         """
@@ -113,23 +125,23 @@ class Desk:
         if RULES[path] is None:
             return
         tenant: str | None = request.path_params.get("tenant")
-        key: ApiKey | None = None
+        caller: Caller | None = None
         try:
-            key = await self.keyring.key_of(request.headers.get("authorization", ""))
-            judge(path, tenant, key)
+            caller = await self.keyring.caller_of(request.headers.get("authorization", ""))
+            judge(path, tenant, caller)
         except QueryProblem as e:
-            await self._record_refusal(request, key, e)
+            await self._record_refusal(request, caller, e)
             raise
-        request.state.key = key
+        request.state.caller = caller
 
     async def _record_refusal(
-        self, request: Request, key: ApiKey | None, problem: QueryProblem
+        self, request: Request, caller: Caller | None, problem: QueryProblem
     ) -> None:
         tenant = str(request.path_params.get("tenant", ""))
         await self.auditor.refusal(
             Refused(
                 request.state.request_id,
-                key,
+                caller,
                 tenant,
                 route_of(request),
                 problem.status,
@@ -143,7 +155,7 @@ class Desk:
         """The question of an admitted request, as it goes on record."""
         return Asked(
             request.state.request_id,
-            request.state.key,
+            request.state.caller,
             request.path_params["tenant"],
             route_of(request),
             query,
@@ -166,6 +178,8 @@ class Desk:
             raise
         self._measure(asked, told.tier, time.perf_counter() - started)
         await self.auditor.read(asked, Outcome.ANSWERED, tier=told.tier, rows=told.rows)
+        if told.action is not None:
+            await self.auditor.action(told.action)
         reach(Killpoint.READ_RECORDED)
         if told.problem is not None:
             raise told.problem
@@ -210,7 +224,7 @@ class Desk:
     async def _record_failure(self, request: Request, asked: Asked, error: BaseException) -> None:
         """A read that shows nothing is on record too, where that can be had."""
         if isinstance(error, QueryProblem) and error.slug != "query_cancelled":
-            await self._record_refusal(request, asked.key, error)
+            await self._record_refusal(request, asked.caller, error)
             return
         is_cancelled = isinstance(error, QueryProblem | ClientGone)
         outcome = Outcome.CANCELLED if is_cancelled else Outcome.FAILED
@@ -227,7 +241,7 @@ class Desk:
                 extra={
                     "tenant": asked.tenant_id,
                     "route": asked.route,
-                    "key_id": asked.key.key_id,
+                    "key_id": asked.caller.key_id,
                     "query_digest": asked.digest,
                     "request_id": asked.request_id,
                     "tier": tier,

@@ -21,14 +21,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from audit_platform.errors import QueryCancelled
+from audit_platform.metrics.query import QUERY_CANCELLED, QUERY_REFUSED, QUERY_RUNNING
 from audit_platform.operations.query.model import IsCancelled
 from audit_platform.services.query_problems import QueryProblem
-from audit_platform.telemetry import (
-    QUERY_CANCELLED,
-    QUERY_REFUSED,
-    QUERY_RUNNING,
-    Telemetry,
-)
+from audit_platform.telemetry import Telemetry
 
 _T = TypeVar("_T")
 _logger: Final = logging.getLogger(__name__)

@@ -179,6 +179,16 @@ class EventAnswer(_Answer):
     completeness: Completeness
 
 
+class EntryDecision(_Answer):
+    """What a proposal says, or said, of an entry. `became` is null while nothing has."""
+
+    proposal_id: str
+    action: str
+    state: str
+    became: str | None
+    proposed: str
+
+
 class QuarantineLine(_Answer):
     """A refused line of a list, without its bytes."""
 
@@ -195,6 +205,7 @@ class QuarantineLine(_Answer):
     device_id: str | None
     event_hash: str | None
     place: PlaceAnswer
+    decisions: list[EntryDecision]
 
 
 class QuarantineAnswer(Page):
@@ -205,10 +216,11 @@ class QuarantineAnswer(Page):
 
 
 class EntryAnswer(_Answer):
-    """One refused line."""
+    """One refused line, and all that was ever decided about it, oldest first."""
 
     request_id: str
     entry: RefusedLine
+    decisions: list[EntryDecision]
 
 
 class ManifestLine(_Answer):
@@ -244,6 +256,7 @@ class ReadLine(_Answer):
     time: str
     kind: str = Field(description="`record_read` or `access_refused`")
     key_id: str | None
+    subject: str | None = Field(description="whom a token spoke for; null for an API key")
     role: str | None
     route: str
     query: dict[str, Any] | None
@@ -282,12 +295,13 @@ class KeysAnswer(_Answer):
 
 
 class WhoamiAnswer(_Answer):
-    """Whose key this is, and what it may ask."""
+    """Whose credential this is, and what it may ask. `subject`: whom a token speaks for."""
 
     request_id: str
     tenant_id: str
     role: str
     key_id: str
+    subject: str | None
     routes: list[str]
 
 

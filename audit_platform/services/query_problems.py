@@ -17,11 +17,15 @@ PROBLEM_CONTENT_TYPE: Final = "application/problem+json"
 #: Slug -> (HTTP status, title). The `type` of a problem is `urn:audit-platform:problem:<slug>`.
 PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "invalid_parameter": (400, "A parameter cannot be used as it is"),
+    "bad_proposal": (400, "The proposal cannot be made as it is"),
     "bad_cursor": (400, "The cursor does not belong to this question"),
     "unauthenticated": (401, "No good credential"),
     "forbidden": (403, "The credential's role may not do this"),
+    "self_approval": (403, "Nobody approves what they have proposed"),
     "not_found": (404, "Nothing is here"),
     "method_not_allowed": (405, "The method is not allowed here"),
+    "proposal_changed": (409, "The proposal is not the one that was looked at"),
+    "body_too_large": (413, "The body is over the limit"),
     "url_too_long": (414, "The URL is over the limit"),
     "too_many_queries": (429, "The tenant has as many queries running as it may"),
     "cooling_down": (429, "A query of the tenant used more than it may; the next ones wait"),
@@ -29,6 +33,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "internal_error": (500, "The service failed"),
     "audit_unavailable": (503, "The read could not be put on record, so it was not answered"),
     "metadata_unavailable": (503, "Credentials cannot be checked now"),
+    "tokens_unavailable": (503, "The token cannot be checked now"),
     "overloaded": (503, "Too many queries are running"),
     "store_unavailable": (503, "The record cannot be read now"),
 }

@@ -8,12 +8,13 @@ Source: design section 3 (fields of an event).
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import orjson
 import pyarrow as pa
 
+from audit_platform.operations.dlq.records import Decision
 from audit_platform.operations.query.entries import EntryLine
 from audit_platform.operations.query.model import (
     EventCopy,
@@ -158,8 +159,24 @@ def refused_line(line: Quarantined) -> dict[str, Any]:
     }
 
 
-def entry_lines(lines: Iterable[EntryLine]) -> list[dict[str, Any]]:
-    """Refused lines of a list."""
+def decisions(found: Iterable[Decision]) -> list[dict[str, Any]]:
+    """What was decided about an entry."""
+    return [
+        {
+            "proposalId": d.proposal_id,
+            "action": str(d.action),
+            "state": str(d.state),
+            "became": d.became or None,
+            "proposed": format_time_ms(d.at_ms),
+        }
+        for d in found
+    ]
+
+
+def entry_lines(
+    lines: Iterable[EntryLine], decided: Mapping[str, Iterable[Decision]]
+) -> list[dict[str, Any]]:
+    """Refused lines of a list, with what was decided about each."""
     return [
         {
             "entryId": line.entry_id,
@@ -175,6 +192,7 @@ def entry_lines(lines: Iterable[EntryLine]) -> list[dict[str, Any]]:
             "deviceId": line.device_id or None,
             "eventHash": line.event_hash or None,
             "place": place(line.place),
+            "decisions": decisions(decided.get(line.entry_id, ())),
         }
         for line in lines
     ]

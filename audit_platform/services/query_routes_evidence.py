@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import orjson
 from fastapi import FastAPI, Query, Request, Response
 
+from audit_platform.operations.dlq.records import decisions_of
 from audit_platform.operations.query.entries import quarantine_entries
 from audit_platform.operations.query.event import event_by_id
 from audit_platform.operations.query.manifests import list_manifests, manifest_file
@@ -70,7 +71,7 @@ async def list_quarantine(
         )
         cursor = number_cursor(*found.next, asked.digest) if found.next else None
         body = paged(request, query, cursor) | {
-            "rows": query_render.entry_lines(found.entries),
+            "rows": query_render.entry_lines(found.entries, decisions_of(desk.reader, tenant)),
             "completeness": found.completeness.to_json(),
         }
         return Told(orjson.dumps(body), len(found.entries), str(Tier.COLD))
@@ -100,6 +101,9 @@ async def one_entry(
         body = {
             "requestId": request.state.request_id,
             "entry": query_render.refused_line(found.quarantined[0]),
+            "decisions": query_render.decisions(
+                decisions_of(desk.reader, tenant).get(found.quarantined[0].entry_id, ())
+            ),
         }
         return Told(orjson.dumps(body), 1, str(Tier.COLD))
 
@@ -216,8 +220,10 @@ def _read(read: Read) -> dict[str, Any]:
         "eventHash": read.event_hash,
         "time": format_time_ms(read.time_ms),
         "kind": read.event_type,
-        **{name: payload.get(name) for name in ("keyId", "role", "query", "queryDigest", "tier")},
-        **{name: payload.get(name) for name in ("rows", "status", "suppressed")},
+        **{
+            name: payload.get(name) for name in ("keyId", "subject", "role", "query", "queryDigest")
+        },
+        **{name: payload.get(name) for name in ("tier", "rows", "status", "suppressed")},
         "route": payload["route"],
         "outcome": payload.get("outcome") or payload["slug"],
         "readRequestId": payload["requestId"],
@@ -248,14 +254,15 @@ def _key(key: PublicKey) -> dict[str, Any]:
 
 
 async def whoami(request: Request, _params: Annotated[NoParams, Query()]) -> Response:
-    """The tenant and role of the key, and the routes that it may ask."""
-    key = request.state.key
+    """The tenant and role of the credential, and the routes that it may ask."""
+    caller = request.state.caller
     body = {
         "requestId": request.state.request_id,
-        "tenantId": key.tenant_id,
-        "role": str(key.role),
-        "keyId": key.key_id,
-        "routes": [path for path in RULES if key.role in roles_of(path, key.tenant_id)],
+        "tenantId": caller.tenant_id,
+        "role": str(caller.role),
+        "keyId": caller.key_id,
+        "subject": caller.subject or None,
+        "routes": [path for path in RULES if caller.role in roles_of(path, caller.tenant_id)],
     }
     return Response(orjson.dumps(body), media_type="application/json")
 

@@ -21,23 +21,31 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from audit_platform.errors import AuditPlatformError, HotUnavailable, LogUnavailable
-from audit_platform.ports import GroupMember, Platform
-from audit_platform.processes import freeze_startup_objects, tune_process
-from audit_platform.record.layout import EVENTS_TOPIC, INDEXER_GROUP
-from audit_platform.services.archive_http import serve
-from audit_platform.services.search_indexer_partition import Partition, Step, open_partition
-from audit_platform.settings import Settings
-from audit_platform.telemetry import (
+from audit_platform.errors import (
+    AuditPlatformError,
+    HotUnavailable,
+    LogUnavailable,
+    RecordMalformed,
+    StoreUnavailable,
+)
+from audit_platform.metrics.clients import LOG_ERRORS
+from audit_platform.metrics.consumers import (
     INDEXER_DEFENSE,
     INDEXER_EVENTS,
     INDEXER_SKIPPED,
     LAG_EVENTS,
     LAG_RECORDS,
     LAG_SECONDS,
-    Telemetry,
-    log_as_json,
 )
+from audit_platform.operations.generations import newest_generation
+from audit_platform.ports import GroupMember, Platform
+from audit_platform.processes import freeze_startup_objects, tune_process
+from audit_platform.record.layout import EVENTS_TOPIC, INDEXER_GROUP
+from audit_platform.record.ranges import Generation
+from audit_platform.services.archive_http import serve
+from audit_platform.services.search_indexer_partition import Partition, Step, open_partition
+from audit_platform.settings import Settings
+from audit_platform.telemetry import Telemetry, log_as_json
 from audit_platform.wiring import open_platform
 
 METRICS: Final = (
@@ -56,6 +64,9 @@ READ_BYTES: Final = 4 * 1024 * 1024
 #: Back-off of what does not answer: quick enough for a blip, kind to a sick disk.
 FIRST_BACKOFF_SECONDS: Final = 0.1
 MAX_BACKOFF_SECONDS: Final = 10.0
+
+#: The newest log generation is looked for this often: one small request.
+GENERATION_SECONDS: Final = 15.0
 
 #: The lag is asked of the log this often; scrapes come every 15 s or so.
 LAG_INTERVAL_SECONDS: Final = 1.0
@@ -94,6 +105,8 @@ class SearchIndexer:
         self._partitions: dict[int, Partition] = {}
         self._waits: dict[int, _Wait] = {}
         self._lag_at = 0.0
+        self._generation: Generation | None = None
+        self._generation_at = -GENERATION_SECONDS
         #: Why the log is not read at the moment; "" while it answers.
         self.waiting_for = ""
         #: Log records that were deleted before they were indexed, by partition, since the start.
@@ -110,6 +123,7 @@ class SearchIndexer:
         did = False
         try:
             self._renew()
+            self._step_back(now)
             self.waiting_for = ""
         except LogUnavailable as e:
             self.waiting_for = str(e)
@@ -138,6 +152,26 @@ class SearchIndexer:
         for number in ours - self._partitions.keys():
             committed = self._member.committed(number)
             self._partitions[number] = open_partition(self._platform, number, committed)
+
+    def _step_back(self, now: float) -> None:
+        """Read again from where a new log generation starts: other records may stand there now.
+
+        HOT takes each event once. Who was not running when the generation was opened does not know
+        that it must; the runbook has the days rebuilt.
+        """
+        if now - self._generation_at < GENERATION_SECONDS:
+            return
+        self._generation_at = now
+        known = self._generation
+        with suppress(StoreUnavailable, RecordMalformed):  # the log alone is needed to go on
+            self._generation = newest_generation(self._platform.objects, known)
+        found = self._generation.topic(EVENTS_TOPIC) if self._generation else None
+        if known is None or known is self._generation or found is None:
+            return
+        for number, partition in self._partitions.items():
+            start = dict(enumerate(found.start_offsets)).get(number, 0)
+            if start < partition.next_offset:
+                partition.next_offset, partition.pending = start, []
 
     def _index(self, number: int, now: float) -> bool:
         assert self._member is not None, "partitions come by the member"
@@ -214,6 +248,7 @@ def run(settings: Settings) -> None:
     platform = open_platform(settings)
     try:
         telemetry = Telemetry(METRICS)
+        telemetry.follow(LOG_ERRORS, platform.log_errors)
         indexer = SearchIndexer(
             platform,
             telemetry,

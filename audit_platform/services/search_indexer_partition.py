@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from audit_platform.errors import HotUnavailable, NotAssigned, OffsetOutOfRange
+from audit_platform.errors import HotRefused, HotUnavailable, NotAssigned, OffsetOutOfRange
 from audit_platform.killpoints import Killpoint, reach
 from audit_platform.operations.log_events import LogEvents, NoEvent, log_events
 from audit_platform.ports import GroupMember, Hot, LogRecord, Platform
@@ -66,7 +66,7 @@ class Partition:
             return Step(skipped=skipped)
         records = self.pending
         found = log_events(records)
-        new, events = _index(self.platform.hot, found)
+        new, known, refused = _index(self.platform.hot, found)
         _say(found.others)
         reach(Killpoint.INDEXED)
         self.events_per_record = sum(header_count(r.headers) for r in records) / len(records)
@@ -75,7 +75,8 @@ class Partition:
         with suppress(NotAssigned):
             member.commit(self.number, self.next_offset)
         others = Counter(str(other.reason) for other in found.others)
-        return Step(len(records), new, events - new, skipped, others)
+        others += Counter({"refused": refused})
+        return Step(len(records), new, known, skipped, others)
 
     def _read(self, max_bytes: int) -> int:
         """Read on; how many records were passed over because the log has them no more."""
@@ -117,23 +118,30 @@ def open_partition(platform: Platform, number: int, committed: int | None) -> Pa
     return Partition(platform, number, committed)
 
 
-def _index(hot: Hot, found: LogEvents) -> tuple[int, int]:
-    """(new, all) events; what can be written is, also when one index cannot.
+def _index(hot: Hot, found: LogEvents) -> tuple[int, int, int]:
+    """(new, known, refused) events; what can be written is, also when one index cannot.
 
     Raises the first `HotUnavailable` at the end.
     """
-    new = events = 0
+    new = known = refused = 0
     failed: HotUnavailable | None = None
     for (tenant_id, day), batches in sorted(found.rows.items()):
         rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+        created, never = 0, 0
         try:
-            new += hot.create(tenant_id, day, rows)
+            created = hot.create(tenant_id, day, rows)
+        except HotRefused as e:
+            # The same rows would be refused for ever: nothing behind them may wait for them.
+            _log.exception("not indexed: HOT refuses rows; COLD and landing hold them")
+            created, never = e.created, len(e.rows)
         except HotUnavailable as e:
             failed = failed or e
-        events += rows.num_rows
+        new += created
+        refused += never
+        known += rows.num_rows - created - never
     if failed is not None:
         raise failed
-    return new, events
+    return new, known, refused
 
 
 def _say(others: list[NoEvent]) -> None:

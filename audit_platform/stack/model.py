@@ -30,6 +30,9 @@ PORTS: Final[Mapping[str, int]] = {
     "kafka-controller-metrics-1": 13,
     "kafka-controller-metrics-2": 14,
     "kafka-controller-metrics-3": 15,
+    "kafka-brokers-1": 16,  # where brokers speak to each other: services' faults are not theirs
+    "kafka-brokers-2": 17,
+    "kafka-brokers-3": 18,
     "versitygw": 20,
     "minio-1": 21,
     "minio-2": 22,
@@ -56,6 +59,28 @@ PORTS: Final[Mapping[str, int]] = {
 
 #: How many ports a stack may use, from its base on.
 PORT_SPAN: Final = 100
+
+#: What services reach through the fault proxy in a full stack, in the order of its listeners. The
+#: one table of proxies: `Place.front` reads it, and the fault proxy's configuration.
+PROXIED: Final = (
+    "kafka-1",
+    "kafka-2",
+    "kafka-3",
+    "versitygw",
+    "minio-1",
+    "minio-2",
+    "minio-3",
+    "minio-4",
+    "minio-5",
+    "minio-6",
+    "opensearch-1",
+    "opensearch-2",
+    "opensearch-3",
+    "postgres",
+    "postgres-standby",
+    "redis",
+    "oidc",
+)
 
 #: What says how far a long step is: called with one short line.
 Tell = Callable[[str], None]
@@ -84,6 +109,20 @@ class Place:
     def address(self, name: str) -> str:
         """host:port of that name."""
         return f"{HOST}:{self.port(name)}"
+
+    def front_port(self, name: str) -> int:
+        """The port by which services reach that server: the fault proxy's own one in `full`.
+
+        `name` is one of `PROXIED`. What a server tells its clients of itself (Kafka's advertised
+        listener for services) must name this one.
+        """
+        if self.size != "full":
+            return self.port(name)
+        return self.port("first-proxy") + PROXIED.index(name)
+
+    def front(self, name: str) -> str:
+        """host:port by which services reach that server; `settings` are made of these."""
+        return f"{HOST}:{self.front_port(name)}"
 
 
 @dataclass(frozen=True, slots=True)

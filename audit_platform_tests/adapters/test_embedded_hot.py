@@ -11,13 +11,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from audit_platform.adapters.embedded import hot_index, hot_pool
 from audit_platform.adapters.embedded.hot import EmbeddedHot
 from audit_platform.errors import HotUnavailable, QueryCancelled
 from audit_platform.ports import EventClock, EventQuery
 from audit_platform.record.layout import MS_PER_DAY, next_day
+from audit_platform.record.words import searched_text, words
 from audit_platform_tests.hot_rows import DAY, DAY_MS, Event, batch
 
 ALL = EventQuery("north", DAY_MS, DAY_MS + 365 * MS_PER_DAY)
@@ -294,6 +298,33 @@ def test_equal_times_in_several_blocks_are_in_order(
     for query in (ALL, replace(ALL, text="fine"), replace(ALL, clock=EventClock.EVENT)):
         rows = hot.search(replace(query, limit=3), is_cancelled=lambda: False)
         assert rows["sequence_number"].to_pylist() == [0, 1, 2]
+
+
+texts = st.text(
+    alphabet=st.sampled_from('aZ09 "\\:,.{}\u00dc\u0130\u0301\u212a\u4e00-'), max_size=12
+)
+payloads = st.one_of(
+    texts.map(lambda text: '{"k":"' + text + '"}'), texts, st.just("{}"), st.just("")
+)
+
+
+@given(st.lists(st.tuples(payloads, texts), min_size=1, max_size=6), st.integers(0, 2))
+def test_words_of_a_block_are_those_of_its_rows(said: list[tuple[str, str]], cut: int) -> None:
+    events = [
+        Event(payload=payload, device_id=device, sequence_number=n)
+        for n, (payload, device) in enumerate(said)
+    ]
+    rows = batch(events).slice(min(cut, len(events) - 1))
+    found = hot_index.block_words(rows)
+    text = " ".join(
+        searched_text(
+            rows.drop_columns(["event_id"]).append_column(
+                "event_id", pa.nulls(len(rows), pa.string()).fill_null("")
+            )
+        ).to_pylist()
+    )
+    ids = rows["event_id"].to_pylist()
+    assert found == set(words(text)) | {i[:8] for i in ids} | {i[-12:] for i in ids}
 
 
 def test_selecting_words_are_what_the_rows_have() -> None:

@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 
 from audit_platform.adapters.embedded import metadata
 from audit_platform.adapters.embedded.metadata import open_sqlite
-from audit_platform.adapters.embedded.metadata_tables import HEAD, TABLES
+from audit_platform.adapters.sql.tables import HEAD, TABLES
 from audit_platform.errors import AuditPlatformError, MetadataUnavailable
 from audit_platform.ports import Role, Tenant
 from audit_platform_tests.cutdisk import Fsync
@@ -85,7 +85,7 @@ def test_the_migrations_make_exactly_the_tables_that_the_code_uses(tmp_path: Pat
 
 def test_the_newest_revision_is_the_one_that_the_code_knows() -> None:
     config = Config()
-    config.set_main_option("script_location", "audit_platform.adapters:migrations")
+    config.set_main_option("script_location", "audit_platform.adapters.sql:migrations")
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
 
 

@@ -57,11 +57,14 @@ def read_all(log: Log, topic: str, partition: int, max_bytes: int = 1 << 20) -> 
 
 
 def agree(world: LogWorld, *members: GroupMember) -> list[frozenset[int]]:
-    """Ask members in turn until all partitions are assigned, each once."""
+    """Ask members in turn until all partitions are assigned, each once, and every member has some.
+
+    There are no more members than partitions: who has none has not been heard of yet.
+    """
     everything = set(range(world.partitions))
     for _ in range(ROUNDS):
         held = [member.assignment() for member in members]
-        if sorted(p for h in held for p in h) == sorted(everything):
+        if all(held) and sorted(p for h in held for p in h) == sorted(everything):
             return held
         world.pass_moment()
     raise AssertionError(f"no agreement after {ROUNDS} rounds")
@@ -251,9 +254,9 @@ class LogContract:
 
     def test_members_share_the_partitions_evenly(self, world: LogWorld) -> None:
         members = [world.client().join("readers", world.topic, f"m{i}") for i in range(3)]
-        sizes = sorted(len(held) for held in agree(world, *members))
-        assert sum(sizes) == world.partitions
-        assert sizes[-1] - sizes[0] <= 1
+        assert sorted(len(held) for held in agree(world, *members)) == [1, 1, 2]
+        members.pop().leave()
+        assert sorted(len(held) for held in agree(world, *members)) == [2, 2]
 
     def test_groups_do_not_share(self, world: LogWorld) -> None:
         everything = frozenset(range(world.partitions))
@@ -305,6 +308,27 @@ class LogContract:
         assert again.committed(0) is None
         with pytest.raises(NotAssigned):
             first.commit(1, 43)
+
+    def test_anybody_is_told_what_a_group_committed_and_is_no_member_for_it(
+        self, world: LogWorld
+    ) -> None:
+        log = world.client()
+        assert log.committed("readers", world.topic) == {}
+        one = log.join("readers", world.topic, "one")
+        held = agree(world, one)
+        one.commit(1, 42)
+        assert world.client().committed("readers", world.topic) == {1: 42}
+        assert world.client().committed("indexers", world.topic) == {}
+        assert agree(world, one) == held
+        one.leave()
+        assert log.committed("readers", world.topic) == {1: 42}
+
+    def test_a_record_gets_the_time_that_the_log_says_it_is(self, world: LogWorld) -> None:
+        log = world.client()
+        before = log.now_ms()
+        log.append(world.topic, [NewRecord(0, b"x")])
+        (record,) = log.read(world.topic, 0, 0, 1)
+        assert before - 1000 <= record.appended_ms <= log.now_ms() + 1000
 
     # ------------------------------------------------------------------------------- processes
 

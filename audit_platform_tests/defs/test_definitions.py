@@ -35,29 +35,69 @@ def test_the_names_are_these() -> None:
         "cold_day": ["landing_coverage"],
         "cold_manifest": ["cold_day"],
         "hot_index": ["cold_manifest"],
+        "hot_snapshot": ["hot_index"],
     }
     assert sorted(k.to_user_string() for k in graph.asset_check_keys) == [
         "cold_day:chain_unbroken",
         "cold_day:nothing_missing",
+        "cold_day:read_again_within_90_days",
+        "cold_day:sealed_objects_are_as_signed",
+        "cold_day:the_lock_refuses_whoever_asks",
+        "cold_manifest:every_closed_day_is_sealed_and_sound",
         "cold_manifest:manifest_signed_by_known_key",
         "hot_index:hot_holds_exactly_the_day",
+        "hot_index:no_index_is_stuck",
+        "hot_snapshot:snapshot_is_fresh",
+        "landing_coverage:archive_keeps_up",
+        "landing_coverage:nothing_acknowledged_is_lost",
+        "landing_coverage:ranges_follow_on_each_other",
     ]
     jobs = [n for n in repository.job_names if not n.startswith("__")]
     assert sorted(jobs) == [
         "accept_gap",
+        "ask_lift_hold",
+        "count_archive",
+        "hold_day",
+        "hot_life",
+        "inventory",
+        "keep_holds",
         "landing_upkeep",
+        "lift_hold",
+        "probe_lock",
         "rearchive_day",
         "rebuild_hot",
         "rebuild_metadata",
+        "reconcile",
+        "replay_dlq",
+        "restore_drill",
+        "restore_hot",
         "seal_day",
+        "snapshot_hot",
         "verify_day",
         "verify_hot",
+        "verify_rolling",
     ]
     sensors = sorted(s.name for s in repository.sensor_defs)
-    assert sensors == ["day_closing", "hot_repair", "integrity_repair"]
+    assert sensors == [
+        "archive_watch",
+        "day_closing",
+        "hot_repair",
+        "integrity_repair",
+        "lost_runs",
+        "run_failed",
+        "snapshot_stale",
+    ]
     schedules = [(s.name, s.cron_schedule, s.execution_timezone) for s in repository.schedule_defs]
     assert sorted(schedules) == [
+        ("drill_weekly", "0 8 * * 2", "UTC"),
+        ("holds_nightly", "0 4 * * *", "UTC"),
+        ("hot_life_nightly", "45 4 * * *", "UTC"),
+        ("inventory_nightly", "0 6 * * *", "UTC"),
         ("landing_nightly", "15 4 * * *", "UTC"),
+        ("probe_lock_daily", "30 5 * * *", "UTC"),
+        ("reconcile_nightly", "15 1 * * *", "UTC"),
+        ("rolling_nightly", "0 3 * * *", "UTC"),
+        ("snapshot_six_hourly", "20 */6 * * *", "UTC"),
         ("verify_yesterday", "30 2 * * *", "UTC"),
     ]
     for name in sensors:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from audit_platform.adapters.directory import DirectorySource
 from audit_platform.adapters.embedded.keys import FileKeys
 from audit_platform.demo import proofs
 from audit_platform.demo.bitflip import choose_flip, flip_bit
@@ -81,7 +82,7 @@ def _run(home: DemoHome) -> Callable[[str, Sequence[str]], tuple[int, bytes]]:
 
 
 def _view(home: DemoHome) -> RecordView:
-    view = RecordView(home.objects)
+    view = RecordView(DirectorySource(home.objects))
     view.refresh()
     return view
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,11 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import boto3
 import pyarrow.parquet as pq
 import urllib3
 
 from audit_platform.adapters.directory import DirectorySource
 from audit_platform.demo import independent_checker
+from audit_platform.errors import LogUnavailable, StoreUnavailable
 from audit_platform.operations.closing import close_day
 from audit_platform.operations.reconcile import Reconciliation, reconcile
 from audit_platform.operations.seal import SealResult, seal_day
@@ -47,6 +50,14 @@ PORT_OF: Final = {
     "archive-writer": "AUDIT_ARCHIVE_PORT",
     "search-indexer": "AUDIT_INDEXER_PORT",
     "query-api": "AUDIT_QUERY_PORT",
+    "exporter": "AUDIT_EXPORTER_PORT",
+}
+
+#: Second instances of services that share their work; started only by tests that want them.
+SECOND: Final = {
+    "ingest-gateway-2": "AUDIT_INGEST_PORT",
+    "archive-writer-2": "AUDIT_ARCHIVE_PORT",
+    "search-indexer-2": "AUDIT_INDEXER_PORT",
 }
 
 #: A process on a loaded machine may take this long to start, answer or end.
@@ -67,7 +78,12 @@ class Installation:
 
     folder: Path
     ports: dict[str, int] = field(default_factory=dict)
+    #: `AUDIT_` settings beside our own: the servers that stand behind the ports.
+    servers: Mapping[str, str] = field(default_factory=dict)
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    #: Real time (ms) at which the day has an hour left, for all processes alike; 0: each process
+    #: starts a minute to midnight.
+    last_hour_ms: int = 0
 
     @classmethod
     def of(cls, folder: Path) -> Installation:
@@ -75,11 +91,16 @@ class Installation:
         return cls(folder)
 
     @classmethod
-    def new(cls, folder: Path) -> Installation:
+    def new(
+        cls, folder: Path, servers: Mapping[str, str] | None = None, last_hour_ms: int = 0
+    ) -> Installation:
         """A fresh one: keys, a tenant, the edge's credential and public key."""
         folder.mkdir(parents=True, exist_ok=True)
-        made = cls(folder, {name: free_port() for name in PORT_OF})
+        ports = {name: free_port() for name in (*PORT_OF, *SECOND)}
+        made = cls(folder, ports, servers or {}, last_hour_ms=last_hour_ms)
         made.devices_home.mkdir()
+        if made.servers:
+            made.cli("log", "init")
         with made.platform() as opened:
             now = opened.clock.now_ms()
             opened.keys.new("manifest", now)
@@ -108,20 +129,26 @@ class Installation:
     # ---------------------------------------------------------------------------- environment
 
     def environment(self, *, after_day: bool = False) -> dict[str, str]:
-        """All day long it is a minute to midnight; for the verbs the day and its grace are over."""
-        end = layout.day_end_ms(DAY)
-        wall = end + GRACE_SECONDS * 1000 + 1000 if after_day else end - 60_000
+        """The clock stands before midnight; for the verbs the day and its grace are over."""
+        wall, real = layout.day_end_ms(DAY), int(time.time() * 1000)
+        if after_day:
+            wall += GRACE_SECONDS * 1000 + 1000
+        elif self.last_hour_ms:
+            wall, real = wall - 3_600_000, self.last_hour_ms
+        else:
+            wall -= 60_000
         own = {
             "AUDIT_HOME": str(self.folder / "home"),
             "AUDIT_PARTITIONS": "2",
-            "AUDIT_CLOCK": f"scaled:{wall}:{int(time.time() * 1000)}:1",
+            "AUDIT_CLOCK": f"scaled:{wall}:{real}:1",
             "AUDIT_GRACE_SECONDS": str(GRACE_SECONDS),
             "AUDIT_RANGE_SECONDS": "0.2",
             "AUDIT_POLL_SECONDS": "0.05",
             "AUDIT_EDGE_TENANT": TENANT,
             "AUDIT_EDGE_HOSPITAL": HOSPITAL,
             "AUDIT_EDGE_SECRET_FILE": str(self.secret_file),
-            **{PORT_OF[name]: str(port) for name, port in self.ports.items()},
+            **self.servers,
+            **{PORT_OF[name]: str(self.ports[name]) for name in PORT_OF if self.ports},
         }
         if self.ports:
             own["AUDIT_EDGE_UPLINK"] = f"http://127.0.0.1:{self.ports['ingest-gateway']}"
@@ -169,9 +196,11 @@ class Installation:
     def launch(self, name: str, *, kill_at: str = "") -> None:
         """Start a service and do not wait."""
         extra = {"AUDIT_KILL_AT": kill_at} if kill_at else {}
+        if name in SECOND:
+            extra[SECOND[name]] = str(self.ports[name])
         log = (self.folder / f"{name}.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "audit_platform.cli", name],
+            [sys.executable, "-m", "audit_platform.cli", name.removesuffix("-2")],
             env=self.environment() | extra,
             stdout=log,
             stderr=log,
@@ -278,6 +307,15 @@ class Installation:
 
     # ------------------------------------------------------------------------------ judgement
 
+    def objects(self) -> Path:
+        """A folder with the oldest version of every object, as an outsider would be handed it."""
+        if not self.servers:
+            return self.folder / "home" / "objects"
+        copy = self.folder / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        copy_bucket(self.settings(), copy)
+        return copy
+
     def finish_and_judge(self) -> Judgement:
         """Close, seal, and hold everything that was acknowledged against what is sealed."""
         self.wait_for_the_archive()
@@ -289,9 +327,7 @@ class Installation:
         with self.platform(after_day=True) as opened:
             close_day(opened, DAY, GRACE_SECONDS * 1000)
             sealed = seal_day(opened, TENANT, DAY)
-            report = fsck.check(
-                DirectorySource(self.folder / "home" / "objects"), trusted_keys(opened)
-            )
+            report = fsck.check(DirectorySource(self.objects()), trusted_keys(opened))
             reconciled = reconcile(opened)
         assert report.exit_code == 0, report.findings
         assert reconciled.ok
@@ -301,7 +337,7 @@ class Installation:
     def sealed_hashes(self) -> set[bytes]:
         """The eventHashes of all sealed rows of the tenant, read from the objects themselves."""
         found: set[bytes] = set()
-        for file in (self.folder / "home" / "objects" / "cold").rglob("part-*.parquet"):
+        for file in (self.objects() / "cold").rglob("part-*.parquet"):
             column = pq.ParquetFile(file).read(columns=["event_hash"])["event_hash"]
             found |= set(column.to_pylist())
         return found
@@ -314,7 +350,7 @@ class Installation:
                 "-I",
                 str(Path(independent_checker.__file__)),
                 "--objects",
-                str(self.folder / "home" / "objects"),
+                str(self.objects()),
                 "--receipts",
                 str(self.devices_home / "receipts.ndjson"),
                 "--json",
@@ -341,18 +377,21 @@ class Judgement:
 
 
 def _is_archived(opened: Platform) -> bool:
-    found = reconcile(opened)
+    try:
+        found = reconcile(opened)
+    except (LogUnavailable, StoreUnavailable):  # a busy machine; `wait_for` has its own limit
+        return False
     return found.events > 0 and found.pending == 0
 
 
 def _is_indexed(opened: Platform) -> bool:
-    member = opened.log.join(layout.INDEXER_GROUP, layout.EVENTS_TOPIC, "a test that looks")
     try:
+        known = opened.log.committed(layout.INDEXER_GROUP, layout.EVENTS_TOPIC)
         partitions = opened.log.describe(layout.EVENTS_TOPIC).partitions
         ends = [opened.log.bounds(layout.EVENTS_TOPIC, p)[1] for p in range(partitions)]
-        return all((member.committed(p) or 0) == end for p, end in enumerate(ends))
-    finally:
-        member.leave()
+    except LogUnavailable:
+        return False
+    return all(known.get(p, 0) == end for p, end in enumerate(ends))
 
 
 def _healthy(port: int) -> bool:
@@ -365,10 +404,33 @@ def _healthy(port: int) -> bool:
     return answer.status == 200
 
 
+def copy_bucket(settings: Settings, folder: Path) -> None:
+    """Every key's oldest version as a file, by the vendor's client alone."""
+    client: Any = boto3.client(
+        "s3",
+        endpoint_url=settings.s3,
+        aws_access_key_id=settings.s3_access_key,
+        aws_secret_access_key=settings.s3_secret_key,
+        region_name="us-east-1",
+    )
+    oldest: dict[str, str] = {}  # a key's versions are listed newest first
+    for page in client.get_paginator("list_object_versions").paginate(Bucket=settings.s3_bucket):
+        oldest |= {v["Key"]: v["VersionId"] for v in page.get("Versions", [])}
+    assert oldest, "nothing is in the bucket"
+    for key, version in oldest.items():
+        body = client.get_object(Bucket=settings.s3_bucket, Key=key, VersionId=version)["Body"]
+        file = folder / key
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(body.read())
+    client.close()
+
+
 @contextmanager
-def installation(folder: Path) -> Iterator[Installation]:
+def installation(
+    folder: Path, servers: Mapping[str, str] | None = None, last_hour_ms: int = 0
+) -> Iterator[Installation]:
     """A new installation; whatever still runs at the end is killed."""
-    made = Installation.new(folder)
+    made = Installation.new(folder, servers, last_hour_ms)
     try:
         yield made
     finally:

@@ -25,7 +25,9 @@ from audit_platform_tests.failures.installation import (
     Judgement,
     installation,
 )
+from audit_platform_tests.failures.test_killpoints_dlq import REPLAYING
 from audit_platform_tests.failures.test_killpoints_hot import INDEXER, REBUILD
+from audit_platform_tests.failures.test_log_generation import OPENING
 
 #: The excerpt's first hours: a few bodies, some refused events among them.
 TO_MS = 2 * 3_600_000
@@ -46,7 +48,8 @@ KILLED = -signal.SIGKILL
 
 def test_every_killpoint_of_the_code_is_tested_here() -> None:
     here = [*EDGE, *GATEWAY, *WRITER, *QUERY, Killpoint.DAY_CLOSED, *SEALING]
-    assert sorted([*here, *INDEXER, *REBUILD]) == sorted(Killpoint)
+    opening = {point for point, _ in OPENING}
+    assert sorted([*here, *INDEXER, *REBUILD, *REPLAYING, *opening]) == sorted(Killpoint)
 
 
 def _say(made: Installation) -> None:

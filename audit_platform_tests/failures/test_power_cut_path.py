@@ -20,8 +20,9 @@ from audit_platform.adapters.embedded.files import FsyncSite
 from audit_platform.adapters.embedded.hot import EmbeddedHot
 from audit_platform.adapters.embedded.keys import FileKeys
 from audit_platform.adapters.embedded.log import EmbeddedLog
-from audit_platform.adapters.embedded.metadata import SqlMetadata, open_sqlite
+from audit_platform.adapters.embedded.metadata import open_sqlite
 from audit_platform.adapters.embedded.objects import EmbeddedObjects
+from audit_platform.adapters.sql.store import SqlMetadata
 from audit_platform.errors import AuditPlatformError
 from audit_platform.operations.closing import close_day
 from audit_platform.operations.manifests import read_history

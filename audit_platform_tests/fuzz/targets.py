@@ -32,6 +32,18 @@ from audit_platform.operations.coverage import parse_record
 from audit_platform.ports import EventPosition, ObjectVersion
 from audit_platform.record import deadletter, layout, merkle, quarantine
 from audit_platform.record.canonical import parse_strict
+from audit_platform.record.decision import (
+    Action,
+    Approval,
+    DryRun,
+    Line,
+    Named,
+    Outcome,
+    Person,
+    Proposal,
+    Repaired,
+    Replayed,
+)
 from audit_platform.record.event import check_event, complete_event, link_of
 from audit_platform.record.fsck import parse_head
 from audit_platform.record.incident import Ended, Incident, IncidentFinding, Resolution
@@ -41,6 +53,7 @@ from audit_platform.record.partcheck import check_part
 from audit_platform.record.proofs import EventProof, check_event_proof
 from audit_platform.record.ranges import Closing, Generation, RangeRecord
 from audit_platform.record.schemas import registry
+from audit_platform.record.signed import Form
 from audit_platform.record.signing import key_id_of
 from audit_platform.record.times import parse_time_ms
 from audit_platform.record.together import decode_plain
@@ -381,6 +394,7 @@ def _names(data: bytes) -> None:
         layout.parse_part,
         layout.parse_manifest,
         layout.parse_incident,
+        layout.parse_decision,
     ):
         parse(text)
     with suppress(RecordMalformed):
@@ -395,7 +409,9 @@ def _name_samples() -> list[bytes]:
         layout.manifest_key(TENANT, 1).encode(),
         layout.part_key(TENANT, "2026-03-01", 0, "0" * 64).encode(),
         layout.closing_key("2026-03-01").encode(),
+        layout.verified_key("2026-03-01", 1).encode(),
         layout.resolution_key(TENANT, "2026-03-01", "0" * 16).encode(),
+        layout.dry_run_key(TENANT, "0" * 16, 1).encode(),
         b"north:1:" + b"0" * 64,
         b"2026-03-01T00:00:00.000Z",
         b"scaled:1:2:3.5",
@@ -412,6 +428,39 @@ def _resolution() -> Resolution:
     return Resolution(
         *at, Ended.ACCEPTED, 0, "auditor-7", "both copies are gone", 9, "0" * 16, "00"
     )
+
+
+def _decisions() -> list[bytes]:
+    """A proposal, its dry run, its approval, and what became of a chunk."""
+    about = {"tenant_id": TENANT, "proposal_id": "0" * 16, "at_ms": 9, "signature": "00"}
+    line = Line("e" * 32, Outcome.REFUSED, slug="bad_form", field="payload", reason="why")
+    proposal = Proposal(
+        **about,  # type: ignore[arg-type] # texts and one number
+        action=Action.REPAIR,
+        schema_ref="",
+        entries=(Named("e" * 32, "ab" * 32, 7, 5),),
+        events=(Repaired("e" * 32, _events()[0]),),
+        proposer=Person("0" * 16, "somebody"),
+        reason="a reason that says enough",
+    )
+    dry_run = DryRun(**about, number=1, set_sha256=proposal.set_sha256, lines=(line,))  # type: ignore[arg-type] # as above
+    approval = Approval(
+        **about,  # type: ignore[arg-type] # as above
+        set_sha256=proposal.set_sha256,
+        dry_run_sha256=dry_run.sha256,
+        approver=Person("1" * 16),
+    )
+    replayed = Replayed(**about, chunk=0, lines=(line,), records=((0, 5, "ab" * 8, 1),))  # type: ignore[arg-type] # as above
+    return [record.to_bytes() for record in (proposal, dry_run, approval, replayed)]
+
+
+def _decision(data: bytes) -> None:
+    for kind in (Proposal, DryRun, Approval, Replayed):
+        with suppress(RecordMalformed):
+            record = kind.from_bytes("a record", data)
+            assert kind.from_bytes("again", record.to_bytes()) == record
+            if isinstance(record, Proposal):
+                assert sum(map(len, record.chunks())) == len(record.events or record.entries)
 
 
 def _aliases(data: bytes) -> None:
@@ -438,6 +487,12 @@ def targets() -> Iterator[Target]:
     yield Target(
         "a spool frame", _spool_frame, _spool_samples, ("decode_entries", "decode_opening")
     )
+    yield Target(
+        "a decision about dead letters",
+        _decision,
+        _decisions,
+        ("Proposal.from_bytes", "DryRun.from_bytes", "Approval.from_bytes", "Replayed.from_bytes"),
+    )
     yield Target("a receipt", _receipt, _receipts, ("parse_receipt",))
     yield Target("a question about the archive", _question, _questions, ("parse_question",))
     yield Target("a cursor", _cursor, _cursors, ("event_position", "timeline_position"))
@@ -455,6 +510,8 @@ def targets() -> Iterator[Target]:
             "parse_part",
             "parse_manifest",
             "parse_incident",
+            "parse_verified",
+            "parse_decision",
             "parse_head",
             "parse_time_ms",
             "parse_clock",
@@ -519,6 +576,12 @@ def targets() -> Iterator[Target]:
         _record(Resolution.from_bytes),
         lambda: [_resolution().to_bytes()],
         ("Resolution.from_bytes",),
+    )
+    yield Target(
+        "a signed record",
+        _record(Form("legal_hold", b"").parse),
+        lambda: [_incident().to_bytes().replace(b'"incident"', b'"legal_hold"')],
+        ("signed.parse",),
     )
     yield Target("a sealed part", _part, lambda: _golden("part-*.parquet"), ("check_part",))
     yield Target(

@@ -80,6 +80,7 @@ NOT_FOREIGN = {
     "manifest._parse": "the body of `Manifest.from_bytes`",
     "keys._parse_wrapping": "in the target of the list of keys",
     "hot_aliases._parsed": "in its own target",
+    "template.parsed": "a name by one regular expression, as in the target of names",
 }
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from audit_platform.errors import HotUnavailable
-from audit_platform.operations import rebuild_hot as module
+from audit_platform.operations import hot_filling as module
 from audit_platform.operations.hot_source import rebuildable
 from audit_platform.operations.rebuild_hot import RebuildResult, rebuild_hot
 from audit_platform.ports import EventQuery, NewRecord

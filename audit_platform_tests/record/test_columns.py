@@ -78,7 +78,7 @@ def test_every_stored_line_is_rebuilt_and_hashed_as_rfc_8785_says(
         assert row["event_hash"] == hashlib.sha256(canonical).digest()
         assert row["prev_hash"].hex() == event["prevHash"]
         assert row["sequence_number"] == event["sequenceNumber"]
-    checksum = digests.sha256_column(parsed.batch["payload"])
+    checksum = digests.sha256_hex(parsed.batch["payload"])
     previous = columns.hashes_of(parsed.batch["prev_hash"])
     rebuilt = columns.stored_lines(
         parsed.batch, tenant_id=TENANT, checksum=checksum, prev_hash=previous
@@ -100,7 +100,7 @@ def test_a_changed_byte_never_changes_a_row_unseen(
     for number, raw in parsed.bad:
         assert changed.split(b"\n")[number] == raw
     if len(parsed.lines):
-        checksum = digests.sha256_column(parsed.batch["payload"])
+        checksum = digests.sha256_hex(parsed.batch["payload"])
         previous = columns.hashes_of(parsed.batch["prev_hash"])
         rebuilt = columns.stored_lines(
             parsed.batch, tenant_id=TENANT, checksum=checksum, prev_hash=previous

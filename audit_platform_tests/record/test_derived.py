@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import threading
+from datetime import date
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from audit_platform.record.derived import (
-    EventTimes,
     event_id_rows,
     hex_rows,
     sha256_rows,
     texts_of,
+    times_ms,
 )
 from audit_platform.record.event import derive_event_id
 from audit_platform.record.times import format_time_ms, parse_time_ms
@@ -36,42 +36,38 @@ def ms_or_none(text: str) -> int | None:
 
 @given(st.lists(good_times | near_times, min_size=1, max_size=8))
 def test_times_by_the_block_are_times_one_by_one(given_times: list[str]) -> None:
-    ms, good = EventTimes().ms([text.encode("ascii") for text in given_times])
+    ms, good = times_ms([text.encode("ascii") for text in given_times])
     found = [at if ok else None for at, ok in zip(ms.tolist(), good.tolist(), strict=True)]
     assert found == [ms_or_none(text) for text in given_times]
+
+
+@given(st.dates(), st.lists(st.integers(0, 86_399_999), min_size=1, max_size=8))
+def test_times_of_one_day_by_the_block_are_times_one_by_one(day: date, in_day: list[int]) -> None:
+    start = parse_time_ms(f"{day.isoformat()}T00:00:00.000Z")
+    ms, good = times_ms([format_time_ms(start + at).encode("ascii") for at in in_day])
+    assert good.all()
+    assert ms.tolist() == [start + at for at in in_day]
+
+
+def test_a_day_or_an_hour_that_there_is_not_is_no_time() -> None:
+    texts = [b"2026-02-30T00:00:00.000Z", b"2026-03-01T24:00:00.000Z", b"2026-03-01T29:00:00.000Z"]
+    for text in texts:
+        assert times_ms([text, text])[1].tolist() == [False, False]
+    assert times_ms(texts)[1].tolist() == [False] * 3
 
 
 def test_a_time_with_any_one_character_changed_is_a_time_or_none_as_by_itself() -> None:
     good = "2024-02-29T23:59:59.999Z"
     changed = [good[:at] + c + good[at + 1 :] for at in range(24) for c in "0359:.-TZ z/"]
-    ms, is_time = EventTimes().ms([text.encode("ascii") for text in changed])
+    ms, is_time = times_ms([text.encode("ascii") for text in changed])
     found = [at if ok else None for at, ok in zip(ms.tolist(), is_time.tolist(), strict=True)]
     assert found == [ms_or_none(text) for text in changed]
     assert None in found
 
 
 def test_bytes_that_are_no_text_are_no_time() -> None:
-    _, good = EventTimes().ms([b"\xff" * 24, b"2026-03-01T00:00:00.000Z"])
+    _, good = times_ms([b"\xff" * 24, b"2026-03-01T00:00:00.000Z"])
     assert good.tolist() == [False, True]
-
-
-def test_times_are_read_by_several_threads_at_once() -> None:
-    times = EventTimes()
-    wrong: list[str] = []
-
-    def read(first: int) -> None:
-        for n in range(first, first + 300):
-            text = format_time_ms(n * 60_000)
-            ms, good = times.ms([text.encode("ascii")])
-            if not good[0] or ms[0] != n * 60_000:
-                wrong.append(text)
-
-    threads = [threading.Thread(target=read, args=(n * 100,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
 
 
 @given(st.lists(st.tuples(good_times, st.binary(max_size=20)), min_size=1, max_size=5))

@@ -9,7 +9,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit_platform.record.digests import sha256_column, sha256_rows
+from audit_platform.record.digests import digests_of, sha256_column, sha256_hex, sha256_rows
 
 
 def _each(values: list[bytes]) -> list[bytes]:
@@ -31,6 +31,15 @@ def test_any_bytes_of_any_slice_hash_as_hashlib_does(
     assert [d.tobytes() for d in sha256_column(column)] == _each(values)
     part = column.slice(start, length)
     assert [d.tobytes() for d in sha256_column(part)] == _each(values[start : start + length])
+
+
+@given(st.lists(st.lists(st.binary(max_size=80), max_size=4), min_size=1, max_size=3))
+def test_digits_of_a_column_in_pieces_are_those_of_its_values(pieces: list[list[bytes]]) -> None:
+    column = pa.chunked_array([pa.array(piece, pa.binary()) for piece in pieces])
+    digits = sha256_hex(column)
+    wanted = _each([value for piece in pieces for value in piece])
+    assert [d.tobytes().decode() for d in digits] == [value.hex() for value in wanted]
+    assert [d.tobytes() for d in digests_of(digits)] == wanted
 
 
 def test_text_that_is_not_utf8_is_hashed_as_it_is() -> None:

@@ -52,11 +52,17 @@ def test_every_schema_is_valid_by_the_2020_12_metaschema() -> None:
         jsonschema_rs.meta.validate(document)
 
 
+#: The payload inside is of another type, and judged by that one's schema when it is proposed and
+#: when it is replayed (`operations/dlq/judge.py`); no schema here can say which.
+OPEN = "event_repaired/1"
+
+
 def test_every_object_is_closed_and_every_string_bounded() -> None:
     for ref, document in _documents().items():
         for node in _nested(document):
             if node.get("type") == "object":
-                assert node.get("additionalProperties") is False, ref
+                is_open = ref == OPEN and node is document["properties"]["payload"]
+                assert is_open or node.get("additionalProperties") is False, ref
             types = node.get("type", [])
             if types == "string" or (isinstance(types, list) and "string" in types):
                 assert node["maxLength"] <= 256, ref

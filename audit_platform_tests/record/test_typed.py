@@ -12,6 +12,7 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audit_platform.record import typed as typed_module
 from audit_platform.record.canonical import load_canonical
 from audit_platform.record.schemas import registry
 from audit_platform.record.together import doubtful_numbers
@@ -145,3 +146,45 @@ def test_what_a_typed_decoder_cannot_say_is_left_to_the_full_schema(odd: dict[st
     for change in ({"additionalProperties": True}, {"maxProperties": 0}, {"required": ["b"]}):
         with pytest.raises(NotTyped):
             TypedPayloads(schema | {"properties": {"a": {"type": "string"}}} | change)
+
+
+def test_names_that_matched_are_remembered_up_to_a_limit_and_others_never(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(typed_module, "MAX_REMEMBERED", 3)
+    typed = TypedPayloads({
+        "type": "object",
+        "properties": {"stayId": {"type": "string", "pattern": "^stay-[0-9]{1,20}$"}},
+        "additionalProperties": False,
+    })  # fmt: skip
+    for _ in range(2):
+        for n in range(8):
+            assert typed.are_good(b'{"stayId":"stay-%d"}\n' % n * 2, 2)
+            assert not typed.are_good(b'{"stayId":"stay-%d"}\n{"stayId":"stay-x"}\n' % n, 2)
+            assert not typed.are_good(b'{"stayId":"stay-%d\\nstay-1"}\n' % n, 1)
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "a\\nb", "\u00fc", "a_b"])
+def test_a_field_of_one_class_of_characters_takes_no_other_and_is_not_empty(bad: str) -> None:
+    typed = TypedPayloads({
+        "type": "object",
+        "properties": {"recordId": {"type": "string", "pattern": "^[A-Za-z0-9-]+$"}},
+        "additionalProperties": False,
+    })  # fmt: skip
+    good = b'{"recordId":"a-Z0"}\n'
+    assert typed.are_good(good * 2, 2)
+    assert not typed.are_good(good + f'{{"recordId":"{bad}"}}\n'.encode(), 2)
+
+
+def test_numbers_with_an_exponent_are_doubtful_and_names_with_a_digit_before_an_e_are_not() -> None:
+    names = [b'{"id":"3e4f-1e5a"}', b'{"id":"1e"}', b'{"a":"2.0x"}', b'{"v":12.05}']
+    numbers = [
+        b'{"v":1e-7}',
+        b'{"v":[2e22,1]}',
+        b'{"v":5e+300,"w":0}',
+        b'{"v":1.0}',
+        b'{"v":[1.0]}',
+    ]
+    texts = [*names, *numbers]
+    doubtful = doubtful_numbers(b"\n".join(texts), texts)
+    assert doubtful == set(range(len(names), len(texts)))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit_platform.record.chain import ChainWalker, Verdict, judge_ids
+from audit_platform.record.chain import ChainWalker, Verdict, judge_ids, may_stand_twice
 from audit_platform_tests.record.chains import Row, judged_plainly, run_of, seen, walk
 
 CHAINS = [("bed-1", "a" * 16), ("bed-1", "b" * 16), ("pump-1", "a" * 16), ("pump-2", "c" * 16)]
@@ -180,3 +180,20 @@ def test_an_id_that_stands_twice_is_resent_or_reused(rows: list[tuple[int, int, 
             verdict = "duplicate" if same_hash else "resent" if same_checksum else "id_reuse"
             wanted.append((i, verdict))
     assert found == wanted
+
+
+uuids = st.uuids().map(str)
+
+
+@given(st.lists(uuids, unique=True, max_size=40), st.data())
+def test_ids_that_stand_twice_are_always_suspected(ids: list[str], data: st.DataObject) -> None:
+    column = pa.array(["", *ids], pa.string()).slice(1)
+    assert not may_stand_twice(column)
+    if ids:
+        again = data.draw(st.permutations([*ids, data.draw(st.sampled_from(ids))]))
+        assert may_stand_twice(pa.array(again))
+
+
+def test_ids_that_are_no_uuids_are_suspected() -> None:
+    assert may_stand_twice(pa.array(["x" * 36, "y" * 35]))
+    assert may_stand_twice(pa.array(["x" * 36, None]))

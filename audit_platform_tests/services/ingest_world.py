@@ -17,7 +17,7 @@ from typing import Any
 import urllib3
 import zstandard
 
-from audit_platform.ports import Log, LogRecord, Metadata, Platform, Role
+from audit_platform.ports import Limits, Log, LogRecord, Metadata, Platform, Role, Tokens
 from audit_platform.record.deadletter import DeadLetter, assemble, record_entries
 from audit_platform.record.event import complete_event, format_time_ms
 from audit_platform.record.layout import DLQ_TOPIC, EVENTS_TOPIC, ZERO_HASH
@@ -164,6 +164,8 @@ def open_world(
     partitions: int = 3,
     log: Log | None = None,
     metadata: Metadata | None = None,
+    tokens: Tokens | None = None,
+    limits: Limits | None = None,
     **gateway: Any,
 ) -> Iterator[World]:
     """A gateway over a fresh installation; `log` and `metadata` stand in for the embedded ones."""
@@ -175,7 +177,13 @@ def open_world(
     try:
         platform.metadata.add_tenant(TENANT, START_MS)
         _, secret = platform.metadata.add_api_key(TENANT, Role.EDGE, START_MS)
-        seen = replace(platform, log=log or platform.log, metadata=metadata or platform.metadata)
+        seen = replace(
+            platform,
+            log=log or platform.log,
+            metadata=metadata or platform.metadata,
+            tokens=tokens,
+            limits=limits,
+        )
         app = IngestGateway(seen, "gateway-1", **gateway)
         with serving(app) as (server, port):
             yield World(platform, clock, app, server, port, secret)

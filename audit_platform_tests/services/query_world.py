@@ -16,7 +16,7 @@ import httpx
 import orjson
 from pydantic import BaseModel
 
-from audit_platform.ports import Hot, Log, Metadata, Platform, Role
+from audit_platform.ports import Hot, Log, Metadata, Platform, Role, Tokens
 from audit_platform.record.layout import PLATFORM_TENANT
 from audit_platform.services.query_api import QueryApi, build_app
 from audit_platform.services.query_problems import ProblemDetails
@@ -86,6 +86,12 @@ class QueryWorld:
         """One question."""
         return self.runner.run(self.asking(path, secret, **params))
 
+    def post(self, path: str, secret: str = "", body: Any = None) -> httpx.Response:
+        """One decision, sent as JSON."""
+        headers = {"authorization": f"Bearer {secret}"} if secret else {}
+        posting = self.client.post(path, content=orjson.dumps(body), headers=headers)
+        return self.runner.run(posting)
+
     def on_record(self, event_type: str = "record_read") -> list[dict[str, Any]]:
         """Payloads of what this app has put on record, in order."""
         events = [orjson.loads(line) for line in stored(self.world.platform.log)]
@@ -115,12 +121,13 @@ def query_world(
     log: Log | None = None,
     metadata: Metadata | None = None,
     hot: Hot | None = None,
+    tokens: Tokens | None = None,
     **settings: str,
 ) -> Iterator[QueryWorld]:
     """A fresh installation; the ports given stand in for the embedded ones in the app's eyes."""
     with (
         open_world(folder) as world,
-        asking(world, log=log, metadata=metadata, hot=hot, **settings) as made,
+        asking(world, log=log, metadata=metadata, hot=hot, tokens=tokens, **settings) as made,
     ):
         yield made
 
@@ -132,6 +139,7 @@ def asking(
     log: Log | None = None,
     metadata: Metadata | None = None,
     hot: Hot | None = None,
+    tokens: Tokens | None = None,
     **settings: str,
 ) -> Iterator[QueryWorld]:
     """A query-api over a world."""
@@ -140,6 +148,7 @@ def asking(
         log=log or world.platform.log,
         metadata=metadata or world.platform.metadata,
         hot=hot or world.platform.hot,
+        tokens=tokens,
     )
     made = QueryWorld(world, platform, more=settings)
     try:

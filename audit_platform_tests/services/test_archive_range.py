@@ -14,7 +14,7 @@ from audit_platform.operations import log_events
 from audit_platform.ports import LogRecord
 from audit_platform.record.columns import hashes_of, stored_lines
 from audit_platform.record.deadletter import Body, Refusal, entries_for, record_values
-from audit_platform.record.digests import sha256_column
+from audit_platform.record.digests import sha256_hex
 from audit_platform.record.landing import LANDING_SCHEMA, WHOLE_RECORD
 from audit_platform.record.layout import (
     DLQ_TOPIC,
@@ -73,7 +73,7 @@ def test_rows_give_back_every_stored_line_at_its_place() -> None:
     rebuilt = stored_lines(
         rows,
         tenant_id="north",
-        checksum=sha256_column(rows["payload"]),
+        checksum=sha256_hex(rows["payload"]),
         prev_hash=hashes_of(rows["prev_hash"]),
     )
     assert [line.encode() for line in rebuilt.to_pylist()] == first.lines + second.lines

@@ -12,7 +12,7 @@ import pytest
 
 from audit_platform.record.event import canonical_of_stored
 from audit_platform.record.layout import EVENTS_TOPIC, partition_of, short_digest
-from audit_platform.services.ingest_body import MAX_RECORD_BYTES, _records
+from audit_platform.services.ingest_body import MAX_RECORD_BYTES, StoredLines, _records
 from audit_platform_tests.clocks import START_MS
 from audit_platform_tests.services.ingest_world import TENANT, World, body_of, event, open_world
 
@@ -79,7 +79,8 @@ def test_blank_lines_are_no_events_and_the_last_line_needs_no_feed(world: World)
 
 def test_a_record_is_cut_before_it_grows_over_1_mib() -> None:
     lines = [b"x" * 399_999 + b"\n"] * 5 + [b"y" * (MAX_RECORD_BYTES - 1) + b"\n", b"z\n"]
-    records = list(_records(TENANT, 2, [(line[:5], line[5:]) for line in lines]))
+    halves = StoredLines([line[:1] for line in lines], [line[1:] for line in lines])
+    records = list(_records(TENANT, 2, halves, b""))
     assert [r.headers["count"] for r in records] == ["2", "2", "1", "1", "1"]
     assert max(len(r.value) for r in records) == MAX_RECORD_BYTES
     assert b"".join(r.value for r in records) == b"".join(lines)

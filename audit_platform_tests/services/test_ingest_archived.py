@@ -28,8 +28,9 @@ from audit_platform.record.layout import (
 from audit_platform.record.ranges import Generation, RangeRecord, RecordDigest, TopicStart
 from audit_platform.services import ingest_archived
 from audit_platform.services.archive_writer import METRICS, ArchiveWriter
-from audit_platform.services.ingest_archived import LATE_MS, LOOK_SECONDS, Asked, parse_question
+from audit_platform.services.ingest_archived import LATE_MS, LOOK_SECONDS
 from audit_platform.services.ingest_problems import Problem
+from audit_platform.services.ingest_question import Asked, parse_question
 from audit_platform.telemetry import Telemetry
 from audit_platform_tests.clocks import START_MS
 from audit_platform_tests.services.ingest_world import (

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from audit_platform.adapters.embedded.metadata import SqlMetadata, open_sqlite
+from audit_platform.adapters.embedded.metadata import open_sqlite
+from audit_platform.adapters.sql.store import SqlMetadata
 from audit_platform.errors import MetadataUnavailable
 from audit_platform.ports import ApiKey, Metadata, Role
-from audit_platform.services import ingest_credentials
-from audit_platform.services.ingest_credentials import (
+from audit_platform.services import callers
+from audit_platform.services.callers import (
     FRESH_SECONDS,
     RETRY_SECONDS,
     STALE_SECONDS,
     UNKNOWN_SECONDS,
-    Credentials,
-    Sender,
 )
+from audit_platform.services.ingest_credentials import Credentials, Sender
 from audit_platform.services.ingest_gateway import METRICS
 from audit_platform.services.ingest_problems import Problem
 from audit_platform.telemetry import Telemetry
-from audit_platform_tests.clocks import START_MS
+from audit_platform_tests.clocks import START_MS, ManualClock
 from audit_platform_tests.services.ingest_world import body_of, event, open_world
 
 
@@ -52,11 +52,14 @@ class Door:
 
     store: Store
     now: float = 1000.0
+    clock: ManualClock = field(default_factory=ManualClock)
     telemetry: Telemetry = field(default_factory=lambda: Telemetry(METRICS))
 
     def __post_init__(self) -> None:
         metadata: Metadata = self.store  # type: ignore[assignment] # the rest is the real store's
-        self.credentials = Credentials(metadata, self.telemetry, monotonic=lambda: self.now)
+        self.credentials = Credentials(
+            metadata, self.clock, self.telemetry, monotonic=lambda: self.now
+        )
 
     def knock(self, authorization: str) -> str:
         """The tenant that is let in, or the slug of the problem."""
@@ -169,24 +172,24 @@ def test_an_unknown_key_is_not_judged_while_the_store_is_away(door: Door) -> Non
 def test_many_wrong_keys_do_not_fill_the_memory_nor_push_good_ones_out(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest_credentials, "MAX_REMEMBERED", 8)
+    monkeypatch.setattr(callers, "MAX_REMEMBERED", 8)
     _, header = edge_key(door)
     assert door.knock(header) == "north"
     for n in range(30):
         assert door.knock(f"Bearer wrong{n}") == "unauthenticated"
-        assert len(door.credentials._known) <= 8
+        assert len(door.credentials._keys._known) <= 8
     asked = door.store.asked
     assert door.knock(header) == "north"
     assert door.store.asked == asked
 
 
 def test_many_good_keys_push_the_oldest_out(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest_credentials, "MAX_REMEMBERED", 3)
+    monkeypatch.setattr(callers, "MAX_REMEMBERED", 3)
     headers = [edge_key(door)[1] for _ in range(5)]
     for header in headers:
         door.now += 1
         assert door.knock(header) == "north"
-    assert len(door.credentials._known) == 3
+    assert len(door.credentials._keys._known) == 3
     asked = door.store.asked
     assert [door.knock(header) for header in headers[2:]] == ["north"] * 3
     assert door.store.asked == asked
@@ -195,7 +198,7 @@ def test_many_good_keys_push_the_oldest_out(door: Door, monkeypatch: pytest.Monk
 def test_no_secret_is_kept_in_memory(door: Door) -> None:
     _, header = edge_key(door)
     assert door.knock(header) == "north"
-    assert header.removeprefix("Bearer ").encode() not in door.credentials._known
+    assert header.removeprefix("Bearer ").encode() not in door.credentials._keys._known
 
 
 def test_requests_of_one_key_at_once_ask_once(door: Door) -> None:

@@ -11,7 +11,8 @@ import pytest
 from audit_platform.operations.manifests import read_history
 from audit_platform.ports import Role, UnknownDevices
 from audit_platform.record.event import link_of
-from audit_platform.services.ingest_credentials import FRESH_SECONDS, SUSPENDED_RETRY_SECONDS
+from audit_platform.services.callers import FRESH_SECONDS
+from audit_platform.services.ingest_credentials import SUSPENDED_RETRY_SECONDS
 from audit_platform.services.ingest_devices import Roster, edge_types
 from audit_platform.services.ingest_gateway import METRICS
 from audit_platform.services.ingest_keeping import Keeper

@@ -657,7 +657,7 @@ def test_hot_and_cold_give_the_same_rows_and_say_which(tmp_path: Path) -> None:
         with asking(queries.world, hot=away) as degraded:
             found = parsed(SearchAnswer, degraded.ask(EVENTS, secret, **ALL))
             assert found.tier == "cold"
-            assert "HOT does not answer" in found.completeness.sentence
+            assert "HOT degraded, using COLD (slower)" in found.completeness.sentence
             answer = degraded.ask(EVENTS, secret, tier="hot", **ALL)
             assert problem(answer) == "store_unavailable"
             assert answer.headers["retry-after"] == "1"

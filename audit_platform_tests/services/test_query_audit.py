@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from audit_platform.errors import LogUnavailable
-from audit_platform.ports import ApiKey, Log, NewRecord, Role
+from audit_platform.ports import Caller, Log, NewRecord, Role
 from audit_platform.services import query_audit
 from audit_platform.services.query_audit import (
     MAX_REFUSALS,
@@ -30,7 +30,7 @@ from audit_platform.telemetry import Telemetry
 from audit_platform_tests.operations.test_own_events import stored
 from audit_platform_tests.world import World, open_world
 
-KEY = ApiKey("00112233445566aa", "north", Role.INVESTIGATOR, 0, 0)
+KEY = Caller("00112233445566aa", "north", Role.INVESTIGATOR)
 
 
 @dataclass
@@ -88,7 +88,7 @@ def asked(number: int = 0, **query: Any) -> Asked:
     return Asked(f"{number:032x}", KEY, "north", "GET /v1/tenants/{tenant}/events", query)
 
 
-def refused(key: ApiKey | None = KEY, tenant: str = "south") -> Refused:
+def refused(key: Caller | None = KEY, tenant: str = "south") -> Refused:
     return Refused("0" * 32, key, tenant, "GET /v1/tenants/{tenant}/events", 404, "not_found")
 
 
@@ -110,6 +110,15 @@ def test_a_read_is_durable_when_it_returns_and_says_who_what_and_how_much(office
             "rows": 3,
         }
     ]
+
+
+def test_a_read_by_a_token_names_its_subject(office: Office) -> None:
+    by_token = replace(KEY, subject="doctor@hospital-a")
+    read = replace(asked(), caller=by_token)
+    asyncio.run(office.auditor.read(read, Outcome.ANSWERED))
+    asyncio.run(office.auditor.refusal(refused(by_token)))
+    assert office.payloads("record_read")[0]["subject"] == "doctor@hospital-a"
+    assert office.payloads("access_refused")[0]["subject"] == "doctor@hospital-a"
 
 
 def test_pages_of_one_search_have_one_digest_and_other_searches_others() -> None:

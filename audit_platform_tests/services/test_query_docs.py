@@ -47,7 +47,9 @@ def test_the_pages_table_is_the_table_of_access() -> None:
         path: {role for role, cell in zip(columns, cells.split("|"), strict=True) if "yes" in cell}
         for path, cells in rows
     }
-    assert said == {path: roles for path, roles in RULES.items() if roles is not None}
+    # Break-glass has no column: what it may is told in words.
+    rules = {path: roles for path, roles in RULES.items() if roles is not None}
+    assert said == {path: roles - {Role.BREAK_GLASS} for path, roles in rules.items()}
 
 
 def test_the_page_names_our_slugs_with_their_status() -> None:

@@ -80,6 +80,10 @@ class Load:
             assert not self._thread.is_alive(), "the load does not end"
         assert not self.failure, self.failure
 
+    def abandon(self) -> None:
+        """End soon, whatever has been taken: the run is over."""
+        self._stop.set()
+
     def _run(self) -> None:
         try:
             with self.receipts.open("ab") as kept:

@@ -48,6 +48,10 @@ class FsyncSite(StrEnum):
     HOT_INDEX_NAME = "hot_index_name"  # a new search index: its name
     HOT_ALIASES = "hot_aliases"  # which index is read and written: the bytes
     HOT_ALIASES_NAME = "hot_aliases_name"  # the same: the name
+    HOT_SNAPSHOTS = "hot_snapshots"  # folder of the snapshots: its name
+    HOT_SNAPSHOT_LIST = "hot_snapshot_list"  # what a snapshot has: the bytes
+    HOT_SNAPSHOT_FILES = "hot_snapshot_files"  # the files of a snapshot: their names
+    HOT_SNAPSHOT_NAME = "hot_snapshot_name"  # a snapshot that is whole: its name
     KEY_WRAPPING_ADOPTED = "key_wrapping_adopted"  # the wrapping key, the same: its name
     SPOOL_FOLDER = "spool_folder"  # folder of the spool: its name
     SPOOL_SEGMENT_NAME = "spool_segment_name"  # a new segment of the spool: its name

@@ -41,6 +41,23 @@ def boot_id() -> str:
         return ""
 
 
+def committed_offsets(files: Files, topic_folder: Path, group: str) -> dict[int, int]:
+    """What a group has committed of a topic, by partition. Raises `OSError`."""
+    found = _small_object(files, topic_folder / "groups" / f"{group}.offsets")
+    return {int(p): offset for p, offset in found.items() if isinstance(offset, int)}
+
+
+def _small_object(files: Files, path: Path) -> dict[str, Any]:
+    """A small JSON object; empty when missing or (leases after a power cut) unfinished."""
+    if files.stat(path) is None:
+        return {}
+    try:
+        value = orjson.loads(read_whole(files, path))
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 class EmbeddedGroupMember:
     """`ports.GroupMember` on files. One thread at a time.
 
@@ -167,14 +184,7 @@ class EmbeddedGroupMember:
         self._files.rename(self._draft, self._leases)
 
     def _read(self, path: Path) -> dict[str, Any]:
-        """A small JSON object; empty when missing or (leases after a power cut) unfinished."""
-        if self._files.stat(path) is None:
-            return {}
-        try:
-            value = orjson.loads(read_whole(self._files, path))
-        except orjson.JSONDecodeError:
-            return {}
-        return value if isinstance(value, dict) else {}
+        return _small_object(self._files, path)
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:

@@ -13,10 +13,9 @@ from __future__ import annotations
 import sqlite3
 import time
 from bisect import insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from datetime import date
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -25,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from audit_platform.adapters.embedded import hot_find, hot_index
+from audit_platform.adapters.embedded import hot_find, hot_index, hot_upkeep
 from audit_platform.adapters.embedded.files import Files, FsyncSite, RealFiles
 from audit_platform.adapters.embedded.hot_aliases import (
     Aliases,
@@ -34,12 +33,11 @@ from audit_platform.adapters.embedded.hot_aliases import (
     index_name,
     move,
 )
+from audit_platform.adapters.embedded.hot_days import Searched, concerned, days_before
 from audit_platform.adapters.embedded.hot_index import Row
-from audit_platform.adapters.embedded.hot_pool import Connections, connect, stamp_of
+from audit_platform.adapters.embedded.hot_pool import Connections, stamp_of
 from audit_platform.errors import HotUnavailable, QueryCancelled
 from audit_platform.ports import (
-    HOT_COPY_DAYS,
-    EventClock,
     EventPosition,
     EventQuery,
     HotIndex,
@@ -55,15 +53,6 @@ STEPS_PER_LOOK: Final = 5000
 _SETTLED_SECONDS: Final = 2.0
 
 _Found = tuple[EventPosition, Row]
-
-
-@dataclass(frozen=True, slots=True)
-class _Searched:
-    """A day's read index, and the least time by the query's clock that a row of it can have."""
-
-    day: str
-    indexes: DayIndexes
-    from_ms: int
 
 
 class EmbeddedHot:
@@ -151,40 +140,32 @@ class EmbeddedHot:
 
     # ------------------------------------------------------------------------------------ aliases
 
-    def new_index(self, tenant_id: str, day: str) -> int:
-        """See `ports.Hot.new_index`."""
+    def new_index(self, tenant_id: str, day: str, source: Path | None = None) -> int:
+        """See `ports.Hot.new_index`. With a `source`: what that index file holds."""
 
         def add(days: Days) -> None:
-            days[day] = self._make(tenant_id, day, days.get(day, DayIndexes()))
+            days[day] = self._make(tenant_id, day, days.get(day, DayIndexes()), source)
 
         with _told(f"HOT of {tenant_id} {day}"):
             return self._aliases.change(tenant_id, add)[day].generations[-1]
 
-    def _make(self, tenant_id: str, day: str, indexes: DayIndexes) -> DayIndexes:
-        """Make the file of the next generation, durable; the caller holds the lock."""
+    def _make(
+        self, tenant_id: str, day: str, indexes: DayIndexes, source: Path | None = None
+    ) -> DayIndexes:
+        """Make the file of the next generation, durable; the caller holds the lock.
+
+        Empty, or with all that an index file `source` has.
+        """
         standing = self._aliases.files_of(tenant_id, day)
         generation = max([0, *indexes.generations, *standing]) + 1
         for number, paths in standing.items():
             if number not in indexes.generations:
                 self._delete(paths)  # a process died before it named it, or after it did no more
         path = self._aliases.index_path(tenant_id, day, generation)
-        connection = connect(path, create=True)
-        try:
-            (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-            if mode != "wal":
-                raise HotUnavailable(
-                    f"SQLite cannot use its write-ahead log here (journal mode {mode})",
-                    remedy="put AUDIT_HOME on a local disk, not on a network file system",
-                )
-            connection.execute("BEGIN")
-            for statement in hot_index.SCHEMA:
-                connection.execute(statement)
-            connection.execute("COMMIT")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            connection.close()
+        bounds = hot_upkeep.make(path, source)
         self._files.fsync_dir(path.parent, FsyncSite.HOT_INDEX_NAME)
-        return replace(indexes, generations=(*indexes.generations, generation))
+        made = replace(indexes, generations=(*indexes.generations, generation))
+        return made.widened(*bounds) if bounds else made
 
     def move_write(self, tenant_id: str, day: str, generation: int) -> None:
         """See `ports.Hot.move_write`."""
@@ -224,6 +205,37 @@ class EmbeddedHot:
             self._aliases.change(tenant_id, drop)
             self._delete(self._aliases.files_of(tenant_id, day).get(generation, []))
 
+    @contextmanager
+    def opened(self, tenant_id: str, day: str, generation: int) -> Iterator[sqlite3.Connection]:
+        """A connection to an index, for upkeep and copies. Raises `HotUnavailable`."""
+        path = self._aliases.index_path(tenant_id, day, generation)
+        with _told(path.stem), self._connections.lent(path) as connection:
+            yield connection
+
+    def stamp(self, tenant_id: str, day: str, generation: int) -> list[int]:
+        """What tells that an index's file is as it was; nothing just after a change."""
+        path = self._aliases.index_path(tenant_id, day, generation)
+        stamp = stamp_of(path)
+        return [path.stat().st_ino, *stamp] if _is_settled(stamp) else []
+
+    def compact(self, tenant_id: str, day: str, generation: int) -> None:
+        """See `ports.Hot.compact`."""
+        with self.opened(tenant_id, day, generation) as connection:
+            hot_upkeep.compact(connection)
+
+    def note(self, tenant_id: str, day: str, generation: int, notes: Mapping[str, str]) -> None:
+        """See `ports.Hot.note`."""
+        with self.opened(tenant_id, day, generation) as connection:
+            hot_upkeep.note(connection, notes)
+
+    def notes(self, tenant_id: str, day: str, generation: int) -> dict[str, str]:
+        """See `ports.Hot.notes`."""
+        found = self._aliases.days(tenant_id).get(day, DayIndexes())
+        if generation not in found.generations:
+            return {}
+        with self.opened(tenant_id, day, generation) as connection:
+            return hot_upkeep.notes(connection)
+
     def _delete(self, paths: Sequence[Path]) -> None:
         for path in sorted(paths):
             self._connections.forget(path)
@@ -262,7 +274,7 @@ class EmbeddedHot:
                 count = hot_index.documents(connection)
         except (sqlite3.Error, OSError, TypeError):
             return -1
-        if time.time() - max(stamp[0], stamp[2]) / 1e9 > _SETTLED_SECONDS:
+        if _is_settled(stamp):
             self._counts[path] = (stamp, count)
         return count
 
@@ -292,7 +304,7 @@ class EmbeddedHot:
         needed = frozenset(words(query.text or ""))
         days = self._aliases.days(query.tenant_id)
         found: list[_Found] = []
-        for searched in _concerned(days, query):
+        for searched in concerned(days, query):
             is_full = len(found) >= query.limit
             if is_full and (not found or searched.from_ms > found[-1][0].ms):
                 break
@@ -310,7 +322,7 @@ class EmbeddedHot:
     def _search_one(
         self,
         days: Days,
-        searched: _Searched,
+        searched: Searched,
         query: EventQuery,
         needed: frozenset[str],
         is_cancelled: Callable[[], bool],
@@ -327,10 +339,10 @@ class EmbeddedHot:
             connection.set_progress_handler(None, 0)
             return found
 
-    def _is_copy(self, days: Days, searched: _Searched, query: EventQuery, row: Row) -> bool:
+    def _is_copy(self, days: Days, searched: Searched, query: EventQuery, row: Row) -> bool:
         """Whether an earlier day has this very event."""
         event_day = hot_index.event_ms(row) // MS_PER_DAY
-        for day in _days_before(searched.day):
+        for day in days_before(searched.day):
             found = days.get(day)
             if found is None or not found.read or not found.holds_events_of(event_day, event_day):
                 continue
@@ -351,25 +363,8 @@ def _checked(day: str, rows: pa.RecordBatch) -> list[hot_index.Prepared]:
     return hot_index.prepare(rows)
 
 
-def _days_before(day: str) -> Iterator[str]:
-    number = date.fromisoformat(day).toordinal()
-    for back in range(1, min(HOT_COPY_DAYS, number - 1) + 1):
-        yield date.fromordinal(number - back).isoformat()
-
-
-def _concerned(days: Days, query: EventQuery) -> list[_Searched]:
-    """Days whose read index can have rows in the window, by the least time of such a row."""
-    from_ms = max(query.from_ms, query.after.ms) if query.after else query.from_ms
-    found = []
-    for day, indexes in days.items():
-        if query.clock is EventClock.INGESTION:
-            start, end = day_start_ms(day), day_end_ms(day)
-        else:
-            start = indexes.first_event_day * MS_PER_DAY
-            end = (indexes.last_event_day + 1) * MS_PER_DAY
-        if indexes.read and start < query.to_ms and end > from_ms:
-            found.append(_Searched(day, indexes, max(start, from_ms)))
-    return sorted(found, key=lambda s: (s.from_ms, s.day))
+def _is_settled(stamp: tuple[int, ...]) -> bool:
+    return time.time() - max(stamp[0], stamp[2]) / 1e9 > _SETTLED_SECONDS
 
 
 @contextmanager

@@ -36,7 +36,11 @@ from audit_platform.adapters.embedded.files import (
     read_whole,
     write_file,
 )
-from audit_platform.adapters.embedded.groups import EmbeddedGroupMember, boot_id
+from audit_platform.adapters.embedded.groups import (
+    EmbeddedGroupMember,
+    boot_id,
+    committed_offsets,
+)
 from audit_platform.adapters.embedded.partition import OutOfRange, Partition
 from audit_platform.adapters.embedded.segments import Damage
 from audit_platform.errors import LogUnavailable, OffsetOutOfRange, UnknownTopic
@@ -325,6 +329,10 @@ class EmbeddedLog:
         """What this process has met that is not as it was written, each place once."""
         return list(self._damage.values())
 
+    def now_ms(self) -> int:
+        """See `ports.Log.now_ms`."""
+        return self._clock.now_ms()
+
     def join(self, group: str, topic: str, member: str) -> GroupMember:
         """See `ports.Log.join`."""
         known = self._topic(topic)
@@ -337,6 +345,11 @@ class EmbeddedLog:
             monotonic=self._monotonic,
             boot=self._boot,
         )
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        """See `ports.Log.committed`."""
+        with _disk(f"read what {group} committed of {topic}"):
+            return committed_offsets(self._files, self._topic(topic).folder, group)
 
 
 @dataclass(frozen=True, slots=True)

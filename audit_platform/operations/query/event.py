@@ -49,7 +49,7 @@ from audit_platform.record.columns import (
     ints_of,
     stored_lines,
 )
-from audit_platform.record.digests import sha256_column
+from audit_platform.record.digests import sha256_hex
 from audit_platform.record.lines import FIRST_MS
 from audit_platform.record.proofs import EventProof
 
@@ -277,7 +277,7 @@ class _Finder:
             rebuilt(
                 rows,
                 tenant_id=self.scope.tenant_id,
-                checksum=sha256_column(rows["payload"]),
+                checksum=sha256_hex(rows["payload"]),
                 prev_hash=hashes_of(rows["prev_hash"]),
             )[0]
             .as_py()

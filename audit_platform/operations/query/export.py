@@ -44,7 +44,7 @@ from audit_platform.record.columns import (
     stored_lines,
     time_text,
 )
-from audit_platform.record.digests import sha256_column
+from audit_platform.record.digests import sha256_column, sha256_hex
 
 #: Rows of one page behind the stream: what is in memory, and a scan of the window each.
 PAGE_ROWS: Final = 10_000
@@ -143,7 +143,7 @@ def _ndjson(events: pa.RecordBatch, standing: list[str], tenant_id: str) -> byte
     lines = stored_lines(
         events,
         tenant_id=tenant_id,
-        checksum=sha256_column(events["payload"]),
+        checksum=sha256_hex(events["payload"]),
         prev_hash=hashes_of(events["prev_hash"]),
     ).to_pylist()
     hashes = hex_text(hashes_of(events["event_hash"])).to_pylist()

@@ -44,7 +44,7 @@ from audit_platform.record.columns import (
     hashes_of,
     ints_of,
 )
-from audit_platform.record.digests import sha256_column
+from audit_platform.record.digests import sha256_hex
 from audit_platform.record.edges import SIGNED_TYPES, edge_facts
 from audit_platform.record.manifest import Manifest, QuarantinedLink
 
@@ -169,10 +169,12 @@ def _add_unsealed(
     lines = canonical_lines(
         signed,
         tenant_id=scope.tenant_id,
-        checksum=sha256_column(signed["payload"]),
+        checksum=sha256_hex(signed["payload"]),
         prev_hash=hashes_of(signed["prev_hash"]),
     ).to_pylist()
-    keys = reader.platform.metadata.edge_keys(scope.tenant_id) if lines else {}
+    keys, old = reader.edge_keys(scope.tenant_id) if lines else ({}, "")
+    if old:
+        scope.problems.append(old)
     facts = edge_facts((line.encode() for line in lines), {i: key.hex() for i, key in keys.items()})
     for line in lines:
         event = orjson.loads(line)

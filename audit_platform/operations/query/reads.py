@@ -32,7 +32,7 @@ _BATCH: Final = 1000
 class Read:
     """One read or refusal; `payload` is as its schema has it.
 
-    `keyId`, `keyTenant` and `role` are left out when the key was none of the tenant's own.
+    `keyId`, `keyTenant`, `role` and `subject` are left out when it was none of the tenant's own.
     """
 
     event_type: str
@@ -102,4 +102,4 @@ _COLUMNS: Final = (
     "sequence_number",
     "payload",
 )
-_WHO: Final = frozenset({"keyId", "keyTenant", "role"})
+_WHO: Final = frozenset({"keyId", "keyTenant", "role", "subject"})

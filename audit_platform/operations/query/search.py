@@ -38,6 +38,9 @@ from audit_platform.record.columns import ints_of
 #: Rows of one answer: a page of 10,000 rows holds about 15 MB.
 MAX_LIMIT: Final = 10_000
 
+#: What an answer says of itself when HOT is gone: operators know the first words.
+HOT_DEGRADED: Final = "HOT degraded, using COLD (slower): HOT does not answer"
+
 
 def search(
     reader: Reader,
@@ -61,7 +64,7 @@ def search(
         except HotUnavailable:
             if tier is Tier.HOT:
                 raise
-            used, notes = Tier.COLD, ["HOT does not answer"]
+            used, notes = Tier.COLD, [HOT_DEGRADED]
     if used is Tier.COLD:
         rows, more = search_cold(reader, scope, query, is_cancelled)
     else:
@@ -111,7 +114,7 @@ def choose(reader: Reader, scope: Scope, tier: Tier) -> tuple[Tier, str]:
     except HotUnavailable:
         if tier is Tier.HOT:
             raise
-        return Tier.COLD, "HOT does not answer"
+        return Tier.COLD, HOT_DEGRADED
     lacking = []
     for day in scope.days:
         held = documents.get(day)

@@ -38,7 +38,7 @@ from audit_platform.operations.query.model import (
 from audit_platform.operations.query.reach import completeness
 from audit_platform.operations.query.reader import Reader
 from audit_platform.operations.query.scope import Scope, widened
-from audit_platform.operations.query.search import scope_for, unknown_days
+from audit_platform.operations.query.search import HOT_DEGRADED, scope_for, unknown_days
 from audit_platform.record import layout, sealed
 from audit_platform.record.chain import Verdict, judge_ids
 from audit_platform.record.columns import (
@@ -48,7 +48,7 @@ from audit_platform.record.columns import (
     hashes_of,
     ints_of,
 )
-from audit_platform.record.digests import sha256_column
+from audit_platform.record.digests import sha256_column, sha256_hex
 
 #: Entries of one page.
 MAX_ENTRIES: Final = 10_000
@@ -79,7 +79,7 @@ def timeline(
         except HotUnavailable:
             if tier is Tier.HOT:
                 raise
-            used, notes = Tier.COLD, ["HOT does not answer"]
+            used, notes = Tier.COLD, [HOT_DEGRADED]
     if used is Tier.COLD:
         view, cut = cold_rows(reader, scope, query, is_cancelled)
     else:
@@ -242,7 +242,7 @@ def _not_rebuilt(view: pa.RecordBatch, tenant_id: str) -> list[int]:
         lines = canonical_lines(
             block,
             tenant_id=tenant_id,
-            checksum=sha256_column(block["payload"]),
+            checksum=sha256_hex(block["payload"]),
             prev_hash=hashes_of(block["prev_hash"]),
         )
         bad = (sha256_column(lines) != hashes_of(block["event_hash"])).any(axis=1)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from audit_platform.adapters.faulty import Fault, Faults, faulty
+from audit_platform.errors import MetadataUnavailable
 from audit_platform.operations.query.model import (
     Mark,
     Standing,
@@ -14,7 +16,7 @@ from audit_platform.operations.query.model import (
     Timeline,
     TimelineQuery,
 )
-from audit_platform.operations.query.reader import Reader
+from audit_platform.operations.query.reader import EDGE_KEYS_OLD, Reader
 from audit_platform.operations.query.timeline import MAX_ENTRIES, timeline
 from audit_platform.ports import EventClock
 from audit_platform.record.spans import MAX_LISTED_GAPS, ChainSpan, Verdict
@@ -47,6 +49,27 @@ def marks(found: Timeline) -> list[Mark]:
 
 def told(found: Timeline, verdict: Verdict) -> list[tuple[int, int]]:
     return [(m.first, m.last) for m in marks(found) if m.verdict is verdict]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_timeline_without_metadata_goes_on_by_the_edge_keys_it_knew_and_says_so(
+    asked: Asked, tier: Tier
+) -> None:
+    faults = Faults({2: Fault.BEFORE})
+    real = asked.reader.platform
+    platform = replace(real, metadata=faulty(real.metadata, MetadataUnavailable, faults))
+    reader = Reader(platform)
+    before = timeline(reader, asking("pump-000"), tier=tier)
+    while_away = timeline(reader, asking("pump-000"), tier=tier)
+    after = timeline(reader, asking("pump-000"), tier=tier)
+    # A record that is sealed to its end needs no metadata at all.
+    is_needed = bool(faults.calls)
+    assert is_needed or asked.reader.days(TENANT)[0]
+    assert len(faults.happened) == is_needed
+    assert marks(while_away) == marks(before) == marks(after)
+    assert hashes(while_away) == hashes(before)
+    assert (EDGE_KEYS_OLD in while_away.completeness.notes) == is_needed
+    assert EDGE_KEYS_OLD not in (*before.completeness.notes, *after.completeness.notes)
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -1,7 +1,7 @@
 """The tables of the relational store, as the code uses them.
 
-Belongs here: tables and their columns. Does not: statements (`metadata.py`), changes of the schema
-(`adapters/migrations/`; a test holds both equal).
+Belongs here: tables and their columns. Does not: statements (`store.py`), changes of the schema
+(`migrations/`; a test holds both equal).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-#: The newest revision in `adapters/migrations/versions/`. A store that has it is opened without
+#: The newest revision in `migrations/versions/`. A store that has it is opened without
 #: importing Alembic (a second of CPU on a small machine).
 HEAD: Final = "0002"
 

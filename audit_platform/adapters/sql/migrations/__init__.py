@@ -2,5 +2,5 @@
 
 Add here: one file in `versions/` for each change, never an edit of one that was released, and the
 same words for SQLite and PostgreSQL. Not here: the tables as the code uses them
-(`adapters/embedded/metadata.py`; a test holds both equal), engine set-up.
+(`../tables.py`; a test holds both equal), engine set-up.
 """

@@ -1,0 +1,1 @@
+"""Signing keys that never leave a hardware security module, or a program that stands in for one."""

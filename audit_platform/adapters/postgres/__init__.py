@@ -1,0 +1,1 @@
+"""The metadata store of the `stack` profile, in PostgreSQL."""

@@ -1,0 +1,1 @@
+"""What SQLite and PostgreSQL share: tables, statements, changes of the schema."""

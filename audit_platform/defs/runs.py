@@ -1,0 +1,128 @@
+"""Runs that failed, and runs that nobody executes any more.
+
+Belongs here: the two sensors. Does not: runs that their own sensor asks for again (`attempts.py`).
+Source: issue "a sensor that finds runs without heartbeat and starts a new run with the parent's
+id"; "run failure".
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition,
+)
+
+from audit_platform.defs.attempts import (
+    ATTEMPT_TAG,
+    CAUSE_TAG,
+    INCIDENT_TAG,
+    MAX_ATTEMPTS,
+    TENANT_TAG,
+    abandoned,
+)
+from audit_platform.defs.sensors import CLOSING_TAG
+from audit_platform.errors import Recoverable
+from audit_platform.operations.own_events import OwnEvent, OwnSource
+from audit_platform.ports import Platform
+from audit_platform.record.layout import PLATFORM_TENANT
+
+Job = dg.JobDefinition | UnresolvedAssetJobDefinition
+
+RUN_FAILED: Final = "run_failed"
+LOST_RUNS: Final = "lost_runs"
+LOOK_SECONDS: Final = 60
+
+#: Dagster's own names: a run that follows another one, and the first of all.
+PARENT_TAG: Final = "dagster/parent_run_id"
+ROOT_TAG: Final = "dagster/root_run_id"
+PARTITION_TAG: Final = "dagster/partition"
+
+#: Where a person reads on, in the repository.
+RUNBOOKS: Final = "deploy/runbooks/README.md"
+
+
+@dg.run_failure_sensor(
+    name=RUN_FAILED,
+    minimum_interval_seconds=LOOK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Puts every failed run on record, and says where to read on.",
+    metadata={"runbook": dg.MetadataValue.path(RUNBOOKS)},
+)
+def run_failed(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[Platform]) -> None:
+    """The run keeps its own log; the record keeps that it failed, whatever becomes of Dagster."""
+    run = context.dagster_run
+    context.log.error(
+        "run %s of %s failed: %s; runbook: %s, heading %s",
+        run.run_id, run.job_name, context.failure_event.message, RUNBOOKS, run.job_name,
+    )  # fmt: skip
+    payload = {
+        "action": "run failed",
+        "actor": f"run-{run.run_id[:8]}",
+        "tenant": run.tags.get(TENANT_TAG, PLATFORM_TENANT),
+        "subject": run.job_name[:128],
+    }
+    try:
+        OwnSource(platform, "dagster").append([OwnEvent("operator_action", payload)])
+    except Recoverable as e:
+        # A log that is away fails runs as well; the sensor must live to tell of the next one.
+        context.log.error("not on record: %s", e)  # noqa: TRY400 - the words say it all
+
+
+def lost_runs_of(jobs: Sequence[Job]) -> dg.SensorDefinition:
+    """The sensor over these jobs: a sensor may only ask for runs of jobs that it was given."""
+    return dg.SensorDefinition(
+        name=LOST_RUNS,
+        jobs=jobs,
+        evaluation_fn=look_for_lost_runs,
+        minimum_interval_seconds=LOOK_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Starts a run anew whose process is gone: its child, with its configuration.",
+    )
+
+
+def look_for_lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """One tick. What a killed run had proved is adopted by the next: every job is idempotent.
+
+    Runs of an incident or a closing are asked for again by the sensors that asked first.
+    """
+    instance = context.instance
+    requests: list[dg.RunRequest] = []
+    waits: list[str] = []
+    statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
+    for record in instance.get_run_records(dg.RunsFilter(statuses=statuses)):
+        run = record.dagster_run
+        if not abandoned(instance, record):
+            continue
+        context.log.error("run %s of %s has lost its process", run.run_id, run.job_name)
+        if INCIDENT_TAG in run.tags or CLOSING_TAG in run.tags:
+            waits.append(f"{run.run_id}: its own sensor asks again")
+            continue
+        attempt = int(run.tags.get(ATTEMPT_TAG, "1")) + 1
+        if attempt > MAX_ATTEMPTS:
+            waits.append(f"{run.run_id}: gave up after {MAX_ATTEMPTS} runs of {run.job_name}")
+            context.log.error(waits[-1])
+            continue
+        requests.append(_again(run, attempt))
+    words = "; ".join(waits) or "every run that is under way has its process"
+    return dg.SensorResult(run_requests=requests, skip_reason=None if requests else words)
+
+
+def _again(run: dg.DagsterRun, attempt: int) -> dg.RunRequest:
+    kept = {k: v for k, v in run.tags.items() if not k.startswith(("dagster/", ".dagster/"))}
+    return dg.RunRequest(
+        run_key=f"lost:{run.run_id}",
+        job_name=run.job_name,
+        run_config=dict(run.run_config),
+        partition_key=run.tags.get(PARTITION_TAG),
+        tags={
+            **kept,
+            PARENT_TAG: run.run_id,
+            ROOT_TAG: run.root_run_id or run.run_id,
+            ATTEMPT_TAG: str(attempt),
+            CAUSE_TAG: LOST_RUNS,
+        },
+    )
+
+
+defs = dg.Definitions(sensors=[run_failed])

@@ -1,0 +1,1 @@
+"""Dead letters and what is decided about them: looked at, proposed, approved, replayed."""

@@ -1,0 +1,1 @@
+"""Tests of queries; see CONTRIBUTING.md for how they are laid out."""
