@@ -12,7 +12,6 @@ from contextlib import contextmanager
 
 from audit_platform.stack.minio_admin import add_identity
 from audit_platform.stack.model import Place
-from audit_platform.stack.s3_access import WRITER, access
 from audit_platform_tests.adapters.opensearch_servers import wiped
 from audit_platform_tests.databases import new_database
 from audit_platform_tests.servers import run_place, stack_settings
@@ -38,12 +37,18 @@ def own_names(place: Place, settings: Mapping[str, str], store: str) -> Iterator
     on_minio = store.startswith("minio")
     owner = fresh_bucket(place, place.address(store), in_policy=not on_minio)
     bucket = owner.bucket
-    if on_minio:  # it knows rights by identity, not by bucket; the last bucket's are replaced
-        add_identity(owner, WRITER, access(place).writer, "writer")
+    who: dict[str, str] = {}
+    if on_minio:
+        # It knows rights by identity, not by bucket. The stack's own writer will not do: each start
+        # after an outage gives that one the rights in the stack's own bucket again.
+        secret = secrets.token_hex(16)
+        add_identity(owner, prefix, secret, "writer")
+        who = {"AUDIT_S3_ACCESS_KEY": prefix, "AUDIT_S3_SECRET_KEY": secret}
     search = settings["AUDIT_OPENSEARCH"]
     with new_database(settings["AUDIT_DATABASE"]) as database, wiped(prefix, url=search):
         yield {
             **settings,
+            **who,
             "AUDIT_PROFILE": "stack",
             "AUDIT_KAFKA_PREFIX": f"{prefix}-",
             "AUDIT_S3_BUCKET": bucket,

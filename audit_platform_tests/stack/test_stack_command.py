@@ -54,7 +54,7 @@ def test_help_teaches_and_loads_no_servers_module() -> None:
         text=True,
         check=True,
     )
-    for word in ("up", "status", "kill", "cut", "heal", "fill", "wipe", "Examples:"):
+    for word in ("up", "status", "kill", "cut", "heal", "fill", "wipe", "Example: "):
         assert word in done.stdout
     # What takes its time is loaded when a command runs: no server's module, no client.
     assert "audit_platform.stack" not in done.stderr
