@@ -29,6 +29,10 @@ HOSPITALS: Final = 3
 LIMIT_SECONDS: Final = 600
 
 
+#: Whole demos: minutes each, alone. Not seen to end in the last run beside other work.
+pytestmark = pytest.mark.full_stack
+
+
 def _command(home: Path, *more: str) -> list[str]:
     start = [sys.executable, "-m", "audit_platform.demo", "--home", str(home)]
     return [*start, "--hospitals", str(HOSPITALS), "--day-seconds", str(DAY_SECONDS), *more]
