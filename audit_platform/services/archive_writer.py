@@ -39,9 +39,6 @@ from audit_platform.metrics.consumers import (
     ARCHIVE_UNDECODABLE,
     ARCHIVE_WAITING,
     GENERATION_BROKEN,
-    LAG_EVENTS,
-    LAG_RECORDS,
-    LAG_SECONDS,
 )
 from audit_platform.operations.generations import TOPICS, ensure_generation
 from audit_platform.ports import GroupMember, Platform
@@ -50,6 +47,7 @@ from audit_platform.record.layout import ARCHIVE_GROUP
 from audit_platform.record.ranges import Generation
 from audit_platform.services.archive_http import serve
 from audit_platform.services.archive_partition import Partition, open_partition
+from audit_platform.services.lag_gauges import LAG_METRICS, forget_lag, tell_lag
 from audit_platform.settings import Settings
 from audit_platform.telemetry import Telemetry, log_as_json
 from audit_platform.wiring import open_platform
@@ -62,9 +60,7 @@ METRICS: Final = (
     ARCHIVE_UNDECODABLE,
     ARCHIVE_WAITING,
     GENERATION_BROKEN,
-    LAG_EVENTS,
-    LAG_RECORDS,
-    LAG_SECONDS,
+    *LAG_METRICS,
 )
 
 #: Bytes asked of one partition in one step: a few full log records, so that all get their turn.
@@ -164,6 +160,8 @@ class ArchiveWriter:
         for place in [p for p in self._partitions if p not in ours]:
             # Buffered records are the next owner's to read; a range that was claimed stands.
             del self._partitions[place]
+            forget_lag(self._telemetry)
+            self._lag_at = now
         for place in [p for p in self._stopped if p not in ours]:
             self._start_again(place)
         if now < self._retry_at:
@@ -257,12 +255,8 @@ class ArchiveWriter:
             return
         self._lag_at = now + LAG_INTERVAL_SECONDS
         now_ms = self._platform.clock.now_ms()
-        for (topic, number), partition in self._partitions.items():
-            records, events, seconds = partition.lag(now_ms)
-            labels = {"group": ARCHIVE_GROUP, "topic": topic, "partition": str(number)}
-            self._telemetry.set(LAG_RECORDS, records, **labels)
-            self._telemetry.set(LAG_EVENTS, events, **labels)
-            self._telemetry.set(LAG_SECONDS, seconds, **labels)
+        for place, partition in self._partitions.items():
+            tell_lag(self._telemetry, ARCHIVE_GROUP, place, partition.lag(now_ms))
 
     def _tell_waiting(self, why: AuditPlatformError | None) -> None:
         for reason, kind in (("store", StoreUnavailable), ("log", LogUnavailable)):

@@ -17,7 +17,6 @@ from functools import partial
 from typing import Final
 
 from audit_platform.metrics.clients import LOG_ERRORS
-from audit_platform.metrics.consumers import LAG_EVENTS, LAG_RECORDS, LAG_SECONDS
 from audit_platform.metrics.form import Metric
 from audit_platform.metrics.probes import (
     HOT_BLOCKED,
@@ -48,15 +47,14 @@ from audit_platform.services.exporter_checks import (
 )
 from audit_platform.services.exporter_lag import GroupLag
 from audit_platform.services.exporter_probe import Asking, Probe
+from audit_platform.services.lag_gauges import LAG_METRICS
 from audit_platform.settings import Settings
 from audit_platform.telemetry import Telemetry, log_as_json
 from audit_platform.wiring import open_platform, open_probes
 
 #: Told in any profile.
 METRICS: Final = (
-    LAG_EVENTS,
-    LAG_RECORDS,
-    LAG_SECONDS,
+    *LAG_METRICS,
     LOST_EVENTS,
     OBJECT_LOCK_BROKEN,
     OPEN_INCIDENTS,

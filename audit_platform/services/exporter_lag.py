@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from audit_platform.errors import OffsetOutOfRange, StoreUnavailable
-from audit_platform.metrics.consumers import LAG_EVENTS, LAG_RECORDS, LAG_SECONDS
 from audit_platform.operations.claims import read_claim
 from audit_platform.operations.coverage import parse_record, range_records
 from audit_platform.operations.generations import TOPICS, newest_generation
@@ -35,6 +34,7 @@ from audit_platform.record.layout import (
     RangeAddress,
 )
 from audit_platform.record.ranges import Generation
+from audit_platform.services.lag_gauges import tell_lag
 from audit_platform.telemetry import Telemetry
 
 #: Read from where a group stands; a log record is up to 1 MiB.
@@ -112,10 +112,7 @@ class GroupLag:
             with suppress(OffsetOutOfRange):
                 events, oldest_ms = behind.of(self._log, place, next_offset, end)
                 seconds = max(0, self._log.now_ms() - oldest_ms) / 1000 if oldest_ms else 0.0
-        labels = {"group": group, "topic": place[0], "partition": str(place[1])}
-        self._telemetry.set(LAG_RECORDS, end - next_offset, **labels)
-        self._telemetry.set(LAG_EVENTS, round(events), **labels)
-        self._telemetry.set(LAG_SECONDS, seconds, **labels)
+        tell_lag(self._telemetry, group, place, (end - next_offset, round(events), seconds))
 
 
 class _Archived:

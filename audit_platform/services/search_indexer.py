@@ -33,9 +33,6 @@ from audit_platform.metrics.consumers import (
     INDEXER_DEFENSE,
     INDEXER_EVENTS,
     INDEXER_SKIPPED,
-    LAG_EVENTS,
-    LAG_RECORDS,
-    LAG_SECONDS,
 )
 from audit_platform.operations.generations import newest_generation
 from audit_platform.ports import GroupMember, Platform
@@ -43,6 +40,7 @@ from audit_platform.processes import freeze_startup_objects, tune_process
 from audit_platform.record.layout import EVENTS_TOPIC, INDEXER_GROUP
 from audit_platform.record.ranges import Generation
 from audit_platform.services.archive_http import serve
+from audit_platform.services.lag_gauges import LAG_METRICS, forget_lag, tell_lag
 from audit_platform.services.search_indexer_partition import Partition, Step, open_partition
 from audit_platform.settings import Settings
 from audit_platform.telemetry import Telemetry, log_as_json
@@ -52,9 +50,7 @@ METRICS: Final = (
     INDEXER_DEFENSE,
     INDEXER_EVENTS,
     INDEXER_SKIPPED,
-    LAG_EVENTS,
-    LAG_RECORDS,
-    LAG_SECONDS,
+    *LAG_METRICS,
 )
 
 #: Bytes taken of one partition in one step: each step costs an fsync for every tenant and day in
@@ -149,6 +145,8 @@ class SearchIndexer:
         for number in self._partitions.keys() - ours:
             del self._partitions[number]
             self._waits.pop(number, None)
+            forget_lag(self._telemetry)
+            self._lag_at = 0.0
         for number in ours - self._partitions.keys():
             committed = self._member.committed(number)
             self._partitions[number] = open_partition(self._platform, number, committed)
@@ -205,11 +203,8 @@ class SearchIndexer:
         self._lag_at = now + LAG_INTERVAL_SECONDS
         now_ms = self._platform.clock.now_ms()
         for number, partition in self._partitions.items():
-            records, events, seconds = partition.lag(now_ms)
-            labels = {"group": INDEXER_GROUP, "topic": EVENTS_TOPIC, "partition": str(number)}
-            self._telemetry.set(LAG_RECORDS, records, **labels)
-            self._telemetry.set(LAG_EVENTS, events, **labels)
-            self._telemetry.set(LAG_SECONDS, seconds, **labels)
+            place = (EVENTS_TOPIC, number)
+            tell_lag(self._telemetry, INDEXER_GROUP, place, partition.lag(now_ms))
 
 
 # ---------------------------------------------------------------------------------------- program

@@ -382,3 +382,21 @@ def test_the_lag_is_told_in_records_events_and_seconds(world: World) -> None:
     writer.step()
     for name in ("", "_events", "_seconds"):
         assert _metric(telemetry, f"kafka_consumergroup_lag{name}", **where) == 0
+
+
+def test_the_lag_of_a_partition_that_another_writer_has_is_told_no_more(world: World) -> None:
+    first, told = world.writer("first")
+    first.step()
+    both = _partitions_told(told)
+    assert len(both) > 1
+    second, of_second = world.writer("second")
+    for _ in range(5):
+        second.step()
+        world.seconds += RANGE_SECONDS
+        first.step()
+    assert sorted(_partitions_told(told) + _partitions_told(of_second)) == both
+
+
+def _partitions_told(telemetry: Telemetry) -> list[str]:
+    lines = telemetry.text().decode().splitlines()
+    return sorted(line for line in lines if line.startswith("kafka_consumergroup_lag{"))

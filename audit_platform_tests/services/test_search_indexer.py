@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -270,15 +272,30 @@ def test_two_indexers_share_partitions_and_index_each_event_once(tmp_path: Path)
         edge = world.edge("north")
         start = edge.start(START_MS)
         world.ingest("north", [start, *edge.heartbeats(20, 3, START_MS)])
-        both = [
-            SearchIndexer(world.platform, Telemetry(METRICS), member=f"indexer-{n}")
-            for n in range(2)
-        ]
+        told = [Telemetry(METRICS) for _ in range(2)]
+        ticks = itertools.count()  # a second a step, or more
+        first, second = (
+            SearchIndexer(
+                world.platform, telemetry, member=f"indexer-{n}", monotonic=lambda: next(ticks)
+            )
+            for n, telemetry in enumerate(told)
+        )
+        first.step()
+        assert lags(told[0]) == ["0", "1"]
         for _ in range(5):
-            for one in both:
-                one.step()
-        assert [len(one._partitions) for one in both] == [1, 1]
+            second.step()
+            first.step()
+        assert [len(one._partitions) for one in (first, second)] == [1, 1]
+        # Nobody tells a lag of what another has: it would stand still.
+        assert sorted(lags(told[0]) + lags(told[1])) == ["0", "1"]
         assert documents(world) == {("north", DAY): 61}
+
+
+def lags(telemetry: Telemetry) -> list[str]:
+    """Partitions that a lag is told of."""
+    text = telemetry.text().decode()
+    found = re.findall(r'^kafka_consumergroup_lag{.*partition="(\d)"', text, re.MULTILINE)
+    return sorted(found)
 
 
 def test_a_frozen_indexer_that_thaws_changes_nothing(world: World) -> None:
