@@ -1,9 +1,10 @@
 """Named step boundaries at which a process can be told to die, compiled into the real code.
 
 `reach(Killpoint.X)` marks a boundary; with `AUDIT_KILL_AT=x` (or `x:3` for the third time) in the
-environment the process ends itself there with SIGKILL, so no `finally`, no flush, no goodbye. Tests
-run every member of the enum; one that is never reached fails them. Add a member when a step gets a
-new boundary between "done" and "durable". Not here: faults of ports (`adapters/faulty.py`).
+environment the process ends itself there with SIGKILL, so no `finally`, no flush, no goodbye. With
+`AUDIT_FREEZE_AT` it stands still there (SIGSTOP) until somebody thaws it. Tests run every member of
+the enum; one that is never reached fails them. Add a member when a step gets a new boundary between
+"done" and "durable". Not here: faults of ports (`adapters/faulty.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 
 
 class Killpoint(StrEnum):
-    """Where a process may die. The value is the name used in `AUDIT_KILL_AT`."""
+    """Where a process may die. The value is its name in `AUDIT_KILL_AT` and `AUDIT_FREEZE_AT`."""
 
     RECEIVED = "received"  # ingest: body read, nothing stored
     APPENDED = "appended"  # log: frame written, not yet fsynced
@@ -42,18 +43,30 @@ class Killpoint(StrEnum):
     GENERATION_OPENED = "generation_opened"  # generation: the next one claimed, nobody told
 
 
-def _planned() -> tuple[str, int]:
-    name, _, nth = os.environ.get("AUDIT_KILL_AT", "").partition(":")
+def _planned(variable: str) -> tuple[str, int]:
+    name, _, nth = os.environ.get(variable, "").partition(":")
     return name, int(nth or 1)
 
 
-_NAME, _NTH = _planned()
+#: Point -> at which time it is reached what signal the process sends itself.
+_PLANNED: Final = {
+    name: (nth, number)
+    for variable, number in (
+        ("AUDIT_FREEZE_AT", signal.SIGSTOP),
+        ("AUDIT_KILL_AT", signal.SIGKILL),
+    )
+    for name, nth in [_planned(variable)]
+    if name
+}
 _seen: Final[dict[str, int]] = {}
 
 
 def reach(point: Killpoint) -> None:
-    """Mark a boundary; die here when the environment says so. Costs one comparison otherwise."""
-    if point.value == _NAME:
-        _seen[_NAME] = _seen.get(_NAME, 0) + 1
-        if _seen[_NAME] == _NTH:
-            os.kill(os.getpid(), signal.SIGKILL)
+    """Mark a boundary; die or freeze here when the environment says so. Otherwise one look-up."""
+    planned = _PLANNED.get(point.value)
+    if planned is None:
+        return
+    nth, number = planned
+    _seen[point.value] = _seen.get(point.value, 0) + 1
+    if _seen[point.value] == nth:
+        os.kill(os.getpid(), number)

@@ -201,7 +201,7 @@ def settings_page() -> str:
         "|---|---|---|---|",
         *(f"| `{s.name}` | `{s.default}` | {s.wanted} | {s.meaning} |" for s in SETTINGS),
         "",
-        "`AUDIT_KILL_AT` (a kill point of `audit_platform/killpoints.py`, for tests) and",
+        "`AUDIT_KILL_AT` and `AUDIT_FREEZE_AT` (for tests: `audit_platform/killpoints.py`) and",
         "`AUDIT_INSTALL` (how `make` installs) are read elsewhere.",
         "",
         "This page is the output of `audit-platform settings --markdown`; a test holds it equal.",

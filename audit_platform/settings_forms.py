@@ -23,7 +23,7 @@ PREFIX: Final = "AUDIT_"
 PROFILES: Final = ("embedded", "stack")
 
 #: Names with our prefix that other parts read: a kill point (tests), the installer's choice (make).
-READ_ELSEWHERE: Final = frozenset({"AUDIT_KILL_AT", "AUDIT_INSTALL"})
+READ_ELSEWHERE: Final = frozenset({"AUDIT_FREEZE_AT", "AUDIT_INSTALL", "AUDIT_KILL_AT"})
 
 #: Linux lends ports from here on to outgoing connections, so a server's port may be taken there.
 FIRST_LENT_PORT: Final = 32768

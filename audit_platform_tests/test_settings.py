@@ -84,7 +84,9 @@ def test_a_name_that_nobody_reads_is_refused_and_the_nearest_one_suggested() -> 
 
 
 def test_names_that_other_parts_read_pass() -> None:
-    s = Settings.from_environment({"AUDIT_KILL_AT": "fsynced:3", "AUDIT_INSTALL": "offline"})
+    s = Settings.from_environment(
+        {"AUDIT_KILL_AT": "fsynced:3", "AUDIT_FREEZE_AT": "fsynced", "AUDIT_INSTALL": "offline"}
+    )
     assert s == Settings.from_environment({})
 
 

@@ -193,9 +193,10 @@ class Installation:
         self.launch(name, kill_at=kill_at)
         self.wait_until_healthy(name)
 
-    def launch(self, name: str, *, kill_at: str = "") -> None:
-        """Start a service and do not wait."""
+    def launch(self, name: str, *, kill_at: str = "", freeze_at: str = "") -> None:
+        """Start a service and do not wait; it is to die, or to stand still, at a kill point."""
         extra = {"AUDIT_KILL_AT": kill_at} if kill_at else {}
+        extra |= {"AUDIT_FREEZE_AT": freeze_at} if freeze_at else {}
         if name in SECOND:
             extra[SECOND[name]] = str(self.ports[name])
         log = (self.folder / f"{name}.log").open("ab")
@@ -230,6 +231,15 @@ class Installation:
         process = self.running.pop(name)
         process.kill()
         assert process.wait(timeout=PATIENCE_SECONDS) == -signal.SIGKILL
+
+    def wait_until_frozen(self, name: str) -> None:
+        """Wait until a process stands still, by its own doing or another's."""
+        stat = Path(f"/proc/{self.running[name].pid}/stat")
+        wait_for(f"{name} to freeze", lambda: stat.read_text().rpartition(") ")[2][0] == "T")
+
+    def thaw(self, name: str) -> None:
+        """Let a frozen process go on where it stood."""
+        self.running[name].send_signal(signal.SIGCONT)
 
     def start_devices(self, to_ms: int) -> subprocess.Popen[bytes]:
         """Start saying the excerpt's events up to a time of day; all of them are due at once."""
