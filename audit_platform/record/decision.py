@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Final, TypeVar
 
-import orjson
+from audit_platform.record.small import encode, headed, parse, signature_member
 
-from audit_platform.errors import RecordMalformed
-
-FORMAT_VERSION: Final = 1
 CONTEXT: Final = b"audit-platform decision v1\n"
 
 #: Lines in one proposal: its records stay below 2 MB, and a person can answer for them.
@@ -30,8 +27,6 @@ MAX_LINES: Final = 5000
 #: repeats at most. A longer line is a chunk of its own.
 CHUNK_LINES: Final = 100
 CHUNK_BYTES: Final = 8 * 1024 * 1024
-
-_T = TypeVar("_T")
 
 
 class Action(StrEnum):
@@ -51,14 +46,9 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
 
 
-def _encode(value: object) -> bytes:
-    # ASCII keys, integers, strings and lists: sorted compact JSON in UTF-8 is RFC 8785 here.
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-
-
 def digest_of(value: object) -> str:
     """Hex SHA-256 of the JCS bytes of ASCII keys, integers, strings and lists."""
-    return hashlib.sha256(_encode(value)).hexdigest()
+    return hashlib.sha256(encode(value)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,22 +146,16 @@ class _Record:
         raise NotImplementedError
 
     def _body(self) -> dict[str, Any]:
-        return {
-            "kind": self.KIND,
-            "version": FORMAT_VERSION,
-            "tenantId": self.tenant_id,
-            "proposalId": self.proposal_id,
-            "atMs": self.at_ms,
-        } | self._members()
+        common = {"tenantId": self.tenant_id, "proposalId": self.proposal_id, "atMs": self.at_ms}
+        return headed(self.KIND, common | self._members())
 
     def statement(self) -> bytes:
         """The bytes that the signature covers."""
-        return CONTEXT + _encode(self._body())
+        return CONTEXT + encode(self._body())
 
     def to_bytes(self) -> bytes:
         """JCS bytes of the file."""
-        signature = {"algorithm": "Ed25519", "keyId": self.key_id, "value": self.signature}
-        return _encode(self._body() | {"signature": signature})
+        return encode(self._body() | signature_member(self.key_id, self.signature))
 
 
 _R = TypeVar("_R", bound=_Record)
@@ -180,22 +164,6 @@ _R = TypeVar("_R", bound=_Record)
 def signed(record: _R, key_id: str, signature: bytes) -> _R:
     """The same record with its signature."""
     return replace(record, key_id=key_id, signature=signature.hex())
-
-
-def _decoded(where: str, data: bytes, kind: str, make: Callable[[dict[str, Any]], _T]) -> _T:
-    """What `make` makes of a file. Raises `RecordMalformed`, and nothing else."""
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError as e:
-        raise RecordMalformed(where, "", f"not JSON: {e}") from e
-    if not isinstance(value, dict):
-        raise RecordMalformed(where, "", "not an object")
-    if value.get("kind") != kind or value.get("version") != FORMAT_VERSION:
-        raise RecordMalformed(where, "kind/version", f"wanted {kind} version {FORMAT_VERSION}")
-    try:
-        return make(value)
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as e:
-        raise RecordMalformed(where, "", f"not a {kind}: {e!r}") from e
 
 
 def _common(value: dict[str, Any]) -> dict[str, Any]:
@@ -262,7 +230,7 @@ class Proposal(_Record):
     @classmethod
     def from_bytes(cls, where: str, data: bytes) -> Proposal:
         """Parse a file. Raises `RecordMalformed`. The signature is not checked here."""
-        return _decoded(where, data, cls.KIND, cls._of)
+        return parse(where, data, cls.KIND, cls._of)
 
     @classmethod
     def _of(cls, value: dict[str, Any]) -> Proposal:
@@ -317,7 +285,7 @@ class DryRun(_Record):
     @classmethod
     def from_bytes(cls, where: str, data: bytes) -> DryRun:
         """Parse a file. Raises `RecordMalformed`. The signature is not checked here."""
-        return _decoded(where, data, cls.KIND, cls._of)
+        return parse(where, data, cls.KIND, cls._of)
 
     @classmethod
     def _of(cls, value: dict[str, Any]) -> DryRun:
@@ -350,7 +318,7 @@ class Approval(_Record):
     @classmethod
     def from_bytes(cls, where: str, data: bytes) -> Approval:
         """Parse a file. Raises `RecordMalformed`. The signature is not checked here."""
-        return _decoded(where, data, cls.KIND, cls._of)
+        return parse(where, data, cls.KIND, cls._of)
 
     @classmethod
     def _of(cls, value: dict[str, Any]) -> Approval:
@@ -382,7 +350,7 @@ class Replayed(_Record):
     @classmethod
     def from_bytes(cls, where: str, data: bytes) -> Replayed:
         """Parse a file. Raises `RecordMalformed`. The signature is not checked here."""
-        return _decoded(where, data, cls.KIND, cls._of)
+        return parse(where, data, cls.KIND, cls._of)
 
     @classmethod
     def _of(cls, value: dict[str, Any]) -> Replayed:

@@ -15,12 +15,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
-import orjson
-
-from audit_platform.errors import RecordMalformed
 from audit_platform.record.report import Entry
+from audit_platform.record.small import encode, headed, parse, signature_member
 
-FORMAT_VERSION: Final = 1
 CONTEXT: Final = b"audit-platform incident v1\n"
 
 #: Findings that are listed; the others are counted. A record stays far below 1 MiB.
@@ -32,11 +29,6 @@ class Ended(StrEnum):
 
     REARCHIVED = "rearchived"
     ACCEPTED = "gap_accepted"
-
-
-def _encode(value: dict[str, Any]) -> bytes:
-    # ASCII keys, integers, strings and lists: sorted compact JSON in UTF-8 is RFC 8785 here.
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +75,7 @@ class Incident:
             [f.step, f.key, f.device_id, f.chain_id, f.sequence]
             for f in sorted(self.findings, key=_place)
         ]
-        said = _encode({"t": self.tenant_id, "d": self.day, "m": self.manifest, "f": named})
+        said = encode({"t": self.tenant_id, "d": self.day, "m": self.manifest, "f": named})
         return hashlib.sha256(said).hexdigest()[:16]
 
     @property
@@ -93,7 +85,7 @@ class Incident:
 
     def statement(self) -> bytes:
         """The bytes that the signature covers."""
-        return CONTEXT + _encode(self._body())
+        return CONTEXT + encode(self._body())
 
     def signed(self, key_id: str, signature: bytes) -> Incident:
         """The same with its signature."""
@@ -101,57 +93,58 @@ class Incident:
 
     def to_bytes(self) -> bytes:
         """JCS bytes of the file."""
-        return _encode(self._body() | {"signature": _signature(self.key_id, self.signature)})
+        return encode(self._body() | signature_member(self.key_id, self.signature))
 
     def _body(self) -> dict[str, Any]:
-        return {
-            "kind": "incident",
-            "version": FORMAT_VERSION,
-            "tenantId": self.tenant_id,
-            "day": self.day,
-            "manifest": self.manifest,
-            "found": self.found,
-            "findings": [
-                {
-                    "step": f.step,
-                    "message": f.message,
-                    "object": f.key,
-                    "deviceId": f.device_id,
-                    "chainId": f.chain_id,
-                    "sequence": f.sequence,
-                }
-                for f in self.findings
-            ],
-            "openedMs": self.opened_ms,
-        }
+        return headed(
+            "incident",
+            {
+                "tenantId": self.tenant_id,
+                "day": self.day,
+                "manifest": self.manifest,
+                "found": self.found,
+                "findings": [
+                    {
+                        "step": f.step,
+                        "message": f.message,
+                        "object": f.key,
+                        "deviceId": f.device_id,
+                        "chainId": f.chain_id,
+                        "sequence": f.sequence,
+                    }
+                    for f in self.findings
+                ],
+                "openedMs": self.opened_ms,
+            },
+        )
 
     @classmethod
     def from_bytes(cls, where: str, data: bytes) -> Incident:
         """Parse a file. Raises `RecordMalformed`. The signature is not checked here."""
-        value = _decode(where, data, "incident")
-        try:
-            return cls(
-                tenant_id=str(value["tenantId"]),
-                day=str(value["day"]),
-                manifest=int(value["manifest"]),
-                found=int(value["found"]),
-                findings=tuple(
-                    IncidentFinding(
-                        int(f["step"]),
-                        str(f["message"]),
-                        str(f["object"]),
-                        str(f["deviceId"]),
-                        str(f["chainId"]),
-                        int(f["sequence"]),
-                    )
-                    for f in value["findings"]
-                ),
-                opened_ms=int(value["openedMs"]),
-                key_id=str(value["signature"]["keyId"]),
-                signature=str(value["signature"]["value"]),
-            )
-        except (KeyError, TypeError, ValueError) as e:
-            raise RecordMalformed(where, "", f"not an incident: {e!r}") from e
+        return parse(where, data, "incident", cls._of)
+
+    @classmethod
+    def _of(cls, value: dict[str, Any]) -> Incident:
+        return cls(
+            tenant_id=str(value["tenantId"]),
+            day=str(value["day"]),
+            manifest=int(value["manifest"]),
+            found=int(value["found"]),
+            findings=tuple(
+                IncidentFinding(
+                    int(f["step"]),
+                    str(f["message"]),
+                    str(f["object"]),
+                    str(f["deviceId"]),
+                    str(f["chainId"]),
+                    int(f["sequence"]),
+                )
+                for f in value["findings"]
+            ),
+            opened_ms=int(value["openedMs"]),
+            key_id=str(value["signature"]["keyId"]),
+            signature=str(value["signature"]["value"]),
+        )
 
 
 def incident_of(
@@ -182,7 +175,7 @@ class Resolution:
 
     def statement(self) -> bytes:
         """The bytes that the signature covers."""
-        return CONTEXT + _encode(self._body())
+        return CONTEXT + encode(self._body())
 
     def signed(self, key_id: str, signature: bytes) -> Resolution:
         """The same with its signature."""
@@ -190,59 +183,44 @@ class Resolution:
 
     def to_bytes(self) -> bytes:
         """JCS bytes of the file."""
-        return _encode(self._body() | {"signature": _signature(self.key_id, self.signature)})
+        return encode(self._body() | signature_member(self.key_id, self.signature))
 
     def _body(self) -> dict[str, Any]:
-        return {
-            "kind": "incident_resolution",
-            "version": FORMAT_VERSION,
-            "tenantId": self.tenant_id,
-            "day": self.day,
-            "incidentId": self.incident_id,
-            "ended": str(self.ended),
-            "manifest": self.manifest,
-            "actor": self.actor,
-            "reason": self.reason,
-            "endedMs": self.ended_ms,
-        }
+        return headed(
+            "incident_resolution",
+            {
+                "tenantId": self.tenant_id,
+                "day": self.day,
+                "incidentId": self.incident_id,
+                "ended": str(self.ended),
+                "manifest": self.manifest,
+                "actor": self.actor,
+                "reason": self.reason,
+                "endedMs": self.ended_ms,
+            },
+        )
 
     @classmethod
     def from_bytes(cls, where: str, data: bytes) -> Resolution:
         """Parse a file. Raises `RecordMalformed`. The signature is not checked here."""
-        value = _decode(where, data, "incident_resolution")
-        try:
-            return cls(
-                tenant_id=str(value["tenantId"]),
-                day=str(value["day"]),
-                incident_id=str(value["incidentId"]),
-                ended=Ended(value["ended"]),
-                manifest=int(value["manifest"]),
-                actor=str(value["actor"]),
-                reason=str(value["reason"]),
-                ended_ms=int(value["endedMs"]),
-                key_id=str(value["signature"]["keyId"]),
-                signature=str(value["signature"]["value"]),
-            )
-        except (KeyError, TypeError, ValueError) as e:
-            raise RecordMalformed(where, "", f"not the end of an incident: {e!r}") from e
+        return parse(where, data, "incident_resolution", cls._of)
+
+    @classmethod
+    def _of(cls, value: dict[str, Any]) -> Resolution:
+        return cls(
+            tenant_id=str(value["tenantId"]),
+            day=str(value["day"]),
+            incident_id=str(value["incidentId"]),
+            ended=Ended(value["ended"]),
+            manifest=int(value["manifest"]),
+            actor=str(value["actor"]),
+            reason=str(value["reason"]),
+            ended_ms=int(value["endedMs"]),
+            key_id=str(value["signature"]["keyId"]),
+            signature=str(value["signature"]["value"]),
+        )
 
 
 def _place(finding: IncidentFinding) -> tuple[int, str, str, str, int, str]:
     at = (finding.device_id, finding.chain_id, finding.sequence, finding.message)
     return (finding.step, finding.key, *at)
-
-
-def _signature(key_id: str, value: str) -> dict[str, str]:
-    return {"algorithm": "Ed25519", "keyId": key_id, "value": value}
-
-
-def _decode(where: str, data: bytes, kind: str) -> dict[str, Any]:
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError as e:
-        raise RecordMalformed(where, "", f"not JSON: {e}") from e
-    if not isinstance(value, dict):
-        raise RecordMalformed(where, "", "not an object")
-    if value.get("kind") != kind or value.get("version") != FORMAT_VERSION:
-        raise RecordMalformed(where, "kind/version", f"wanted {kind} version {FORMAT_VERSION}")
-    return value

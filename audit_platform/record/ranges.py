@@ -8,30 +8,9 @@ Source: design section 5; byte by byte in `docs/formats.md`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-import orjson
-
-from audit_platform.errors import RecordMalformed
-
-FORMAT_VERSION: Final = 1
-
-
-def _encode(value: dict[str, Any]) -> bytes:
-    # ASCII keys, integers and plain strings only: sorted compact JSON is RFC 8785 here.
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-
-
-def _decode(where: str, data: bytes, kind: str) -> dict[str, Any]:
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError as e:
-        raise RecordMalformed(where, "", f"not JSON: {e}") from e
-    if not isinstance(value, dict):
-        raise RecordMalformed(where, "", "not an object")
-    if value.get("kind") != kind or value.get("version") != FORMAT_VERSION:
-        raise RecordMalformed(where, "kind/version", f"wanted {kind} version {FORMAT_VERSION}")
-    return value
+from audit_platform.record.small import encode, headed, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +57,6 @@ class Generation:
     def to_bytes(self) -> bytes:
         """JCS bytes."""
         body: dict[str, Any] = {
-            "kind": "generation",
-            "version": FORMAT_VERSION,
             "number": self.number,
             "topics": [
                 {
@@ -94,25 +71,25 @@ class Generation:
         }
         if self.closed:
             body["closed"] = _rows_of(self.closed)
-        return _encode(body)
+        return encode(headed("generation", body))
 
     @classmethod
     def from_bytes(cls, where: str, data: bytes) -> Generation:
         """Parse; raises `RecordMalformed`."""
-        v = _decode(where, data, "generation")
-        try:
-            return cls(
-                number=int(v["number"]),
-                topics=tuple(
-                    TopicStart(t["topic"], t["topicId"], tuple(int(o) for o in t["startOffsets"]))
-                    for t in v["topics"]
-                ),
-                reason=str(v["reason"]),
-                opened_ms=int(v["openedMs"]),
-                closed=_closed_partitions(v.get("closed", ())),
-            )
-        except (KeyError, TypeError, ValueError) as e:
-            raise RecordMalformed(where, "generation", repr(e)) from e
+        return parse(where, data, "generation", cls._of)
+
+    @classmethod
+    def _of(cls, v: dict[str, Any]) -> Generation:
+        return cls(
+            number=int(v["number"]),
+            topics=tuple(
+                TopicStart(t["topic"], t["topicId"], tuple(int(o) for o in t["startOffsets"]))
+                for t in v["topics"]
+            ),
+            reason=str(v["reason"]),
+            opened_ms=int(v["openedMs"]),
+            closed=_closed_partitions(v.get("closed", ())),
+        )
 
     def topic(self, name: str) -> TopicStart | None:
         """The entry of one topic."""
@@ -170,72 +147,73 @@ class RangeRecord:
 
     def to_bytes(self) -> bytes:
         """JCS bytes."""
-        return _encode(
-            {
-                "kind": "range",
-                "version": FORMAT_VERSION,
-                "topic": self.topic,
-                "generation": self.generation,
-                "partition": self.partition,
-                "firstOffset": self.first_offset,
-                "endOffset": self.end_offset,
-                "records": [[r.offset, r.digest, r.count] for r in self.records],
-                "objects": [
-                    {
-                        "key": o.key,
-                        "versionId": o.version_id,
-                        "sha256": o.sha256,
-                        "size": o.size,
-                        "tenantId": o.tenant_id,
-                        "day": o.day,
-                        "rows": o.rows,
-                        "events": o.events,
-                    }
-                    for o in self.objects
-                ],
-                "events": self.events,
-                "undecodable": self.undecodable,
-                "writtenMs": self.written_ms,
-                "firstMs": self.first_ms,
-                "lastMs": self.last_ms,
-                "closed": self.closed,
-            }
+        return encode(
+            headed(
+                "range",
+                {
+                    "topic": self.topic,
+                    "generation": self.generation,
+                    "partition": self.partition,
+                    "firstOffset": self.first_offset,
+                    "endOffset": self.end_offset,
+                    "records": [[r.offset, r.digest, r.count] for r in self.records],
+                    "objects": [
+                        {
+                            "key": o.key,
+                            "versionId": o.version_id,
+                            "sha256": o.sha256,
+                            "size": o.size,
+                            "tenantId": o.tenant_id,
+                            "day": o.day,
+                            "rows": o.rows,
+                            "events": o.events,
+                        }
+                        for o in self.objects
+                    ],
+                    "events": self.events,
+                    "undecodable": self.undecodable,
+                    "writtenMs": self.written_ms,
+                    "firstMs": self.first_ms,
+                    "lastMs": self.last_ms,
+                    "closed": self.closed,
+                },
+            )
         )
 
     @classmethod
     def from_bytes(cls, where: str, data: bytes) -> RangeRecord:
         """Parse; raises `RecordMalformed`."""
-        v = _decode(where, data, "range")
-        try:
-            return cls(
-                topic=str(v["topic"]),
-                generation=int(v["generation"]),
-                partition=int(v["partition"]),
-                first_offset=int(v["firstOffset"]),
-                end_offset=int(v["endOffset"]),
-                records=tuple(RecordDigest(int(o), str(d), int(n)) for o, d, n in v["records"]),
-                objects=tuple(
-                    RangeObject(
-                        key=str(o["key"]),
-                        version_id=str(o["versionId"]),
-                        sha256=str(o["sha256"]),
-                        size=int(o["size"]),
-                        tenant_id=str(o["tenantId"]),
-                        day=str(o["day"]),
-                        rows=int(o["rows"]),
-                        events=int(o["events"]),
-                    )
-                    for o in v["objects"]
-                ),
-                events=int(v["events"]),
-                undecodable=int(v["undecodable"]),
-                written_ms=int(v["writtenMs"]),
-                first_ms=int(v["firstMs"]),
-                last_ms=int(v["lastMs"]),
-                closed=bool(v["closed"]),
-            )
-        except (KeyError, TypeError, ValueError) as e:
-            raise RecordMalformed(where, "range", repr(e)) from e
+        return parse(where, data, "range", cls._of)
+
+    @classmethod
+    def _of(cls, v: dict[str, Any]) -> RangeRecord:
+        return cls(
+            topic=str(v["topic"]),
+            generation=int(v["generation"]),
+            partition=int(v["partition"]),
+            first_offset=int(v["firstOffset"]),
+            end_offset=int(v["endOffset"]),
+            records=tuple(RecordDigest(int(o), str(d), int(n)) for o, d, n in v["records"]),
+            objects=tuple(
+                RangeObject(
+                    key=str(o["key"]),
+                    version_id=str(o["versionId"]),
+                    sha256=str(o["sha256"]),
+                    size=int(o["size"]),
+                    tenant_id=str(o["tenantId"]),
+                    day=str(o["day"]),
+                    rows=int(o["rows"]),
+                    events=int(o["events"]),
+                )
+                for o in v["objects"]
+            ),
+            events=int(v["events"]),
+            undecodable=int(v["undecodable"]),
+            written_ms=int(v["writtenMs"]),
+            first_ms=int(v["firstMs"]),
+            last_ms=int(v["lastMs"]),
+            closed=bool(v["closed"]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,8 +244,6 @@ class Closing:
     def to_bytes(self) -> bytes:
         """JCS bytes."""
         body: dict[str, Any] = {
-            "kind": "closing",
-            "version": FORMAT_VERSION,
             "day": self.day,
             "closedMs": self.closed_ms,
             "partitions": _rows_of(self.partitions),
@@ -277,22 +253,22 @@ class Closing:
             body["late"] = [
                 [x.tenant_id, x.topic, x.generation, x.partition, x.first_offset] for x in self.late
             ]
-        return _encode(body)
+        return encode(headed("closing", body))
 
     @classmethod
     def from_bytes(cls, where: str, data: bytes) -> Closing:
         """Parse; raises `RecordMalformed`."""
-        v = _decode(where, data, "closing")
-        try:
-            return cls(
-                day=str(v["day"]),
-                closed_ms=int(v["closedMs"]),
-                partitions=_closed_partitions(v["partitions"]),
-                revision=int(v.get("revision", 1)),
-                late=tuple(
-                    LateRange(str(tenant), str(t), int(g), int(p), int(o))
-                    for tenant, t, g, p, o in v.get("late", ())
-                ),
-            )
-        except (KeyError, TypeError, ValueError) as e:
-            raise RecordMalformed(where, "closing", repr(e)) from e
+        return parse(where, data, "closing", cls._of)
+
+    @classmethod
+    def _of(cls, v: dict[str, Any]) -> Closing:
+        return cls(
+            day=str(v["day"]),
+            closed_ms=int(v["closedMs"]),
+            partitions=_closed_partitions(v["partitions"]),
+            revision=int(v.get("revision", 1)),
+            late=tuple(
+                LateRange(str(tenant), str(t), int(g), int(p), int(o))
+                for tenant, t, g, p, o in v.get("late", ())
+            ),
+        )

@@ -8,13 +8,9 @@ Source: design section 2 (one commit pattern); RFC 8785 (bytes), RFC 8032 (Ed255
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-import orjson
-
-from audit_platform.errors import RecordMalformed
-
-FORMAT_VERSION: Final = 1
+from audit_platform.record.small import encode, headed, parse, signature_member
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +22,15 @@ class Form:
 
     def statement(self, said: dict[str, Any]) -> bytes:
         """The bytes that the signature covers. `said` holds texts, integers, booleans, lists."""
-        return self.context + _encode(self._body(said))
+        return self.context + encode(headed(self.kind, said))
 
     def file(self, said: dict[str, Any], key_id: str, signature: bytes) -> bytes:
         """JCS bytes of the file."""
-        value = {"algorithm": "Ed25519", "keyId": key_id, "value": signature.hex()}
-        return _encode(self._body(said) | {"signature": value})
+        return encode(headed(self.kind, said) | signature_member(key_id, signature.hex()))
 
     def parse(self, where: str, data: bytes) -> SignedFile:
         """A file as it says; the signature is not checked here. Raises `RecordMalformed`."""
-        try:
-            value = orjson.loads(data)
-            signature = value.pop("signature")
-            found = SignedFile(
-                value, str(signature["keyId"]), bytes.fromhex(str(signature["value"]))
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
-            raise RecordMalformed(where, "", f"not a signed record: {e!r}") from e
-        if (value.pop("kind", None), value.pop("version", None)) != (self.kind, FORMAT_VERSION):
-            raise RecordMalformed(
-                where, "kind/version", f"wanted {self.kind} version {FORMAT_VERSION}"
-            )
-        return found
-
-    def _body(self, said: dict[str, Any]) -> dict[str, Any]:
-        return {"kind": self.kind, "version": FORMAT_VERSION, **said}
+        return parse(where, data, self.kind, _file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +42,8 @@ class SignedFile:
     signature: bytes
 
 
-def _encode(value: dict[str, Any]) -> bytes:
-    # ASCII keys, integers, strings and lists: sorted compact JSON in UTF-8 is RFC 8785 here.
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+def _file(value: dict[str, Any]) -> SignedFile:
+    said = dict(value)
+    signature = said.pop("signature")
+    del said["kind"], said["version"]
+    return SignedFile(said, str(signature["keyId"]), bytes.fromhex(str(signature["value"])))
