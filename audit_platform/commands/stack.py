@@ -42,9 +42,9 @@ Example: audit-platform stack up              the small stack: what everyday tes
   audit-platform stack status
   eval "$(audit-platform stack env)"          this shell's services use it
   audit-platform stack down                   servers end, data stay
-  audit-platform stack up --size full --home /tmp/full --base-port 22000
-  audit-platform stack kill kafka-2 --home /tmp/full
-  audit-platform stack cut services kafka-1 --home /tmp/full
+  audit-platform stack up --size full --home ~/full --base-port 22000
+  audit-platform stack kill kafka-2 --home ~/full
+  audit-platform stack cut services kafka-1 --home ~/full
 
 docs/stack.md tells more."""
 )
