@@ -32,7 +32,7 @@ from audit_platform.record.derived import (
 )
 from audit_platform.record.event import MAX_EVENT_BYTES
 from audit_platform.record.layout import partition_of
-from audit_platform.record.schemas import EventSchema, SchemaRegistry
+from audit_platform.record.schemas import SERVICE, EventSchema, SchemaRegistry
 from audit_platform.record.together import canonical_values, doubtful_numbers
 
 #: Bytes looked at together, about 500 events: enough that a call for all costs next to nothing a
@@ -201,6 +201,8 @@ class FastCheck:
         if (name, version) not in self._known_types:
             return None
         schema = self._registry.get(name, version)
+        if schema.device_class == SERVICE:
+            return None  # the whole check refuses it
         return schema if schema.schema_ref.encode("ascii") == ref else None
 
 

@@ -23,6 +23,12 @@ from audit_platform.record.typed import NotTyped, TypedPayloads
 
 CRITICALITIES: Final = frozenset({"low", "normal", "high", "critical"})
 
+#: Device class of the types in which an edge speaks for itself (`chain_start`, `loss`, ...).
+EDGE: Final = "edge"
+
+#: Device class of the types that only the platform says (`record_read`, `event_repaired`, ...).
+SERVICE: Final = "service"
+
 #: A validator's message can quote a payload of a megabyte; a refusal must fit a receipt's line.
 MAX_REASON_CHARS: Final = 300
 
@@ -75,6 +81,23 @@ class SchemaRegistry:
     def criticality(self, event_type: str, version: int) -> str:
         """Default criticality of the type. Raises `EventRefused` as `get`."""
         return self.get(event_type, version).criticality
+
+    def validate_sent(
+        self, event_type: str, version: int, schema_ref: str, payload: object
+    ) -> None:
+        """As `validate`, for an event from outside; slug `reserved` for what the platform says.
+
+        Without it an edge could say that two operators had repaired an event, or that somebody had
+        read one.
+        """
+        if self.get(event_type, version).device_class == SERVICE:
+            raise EventRefused(
+                "reserved",
+                "eventType",
+                f"only the platform itself says {event_type}",
+                remedy="send another eventType",
+            )
+        self.validate(event_type, version, schema_ref, payload)
 
     def validate(self, event_type: str, version: int, schema_ref: str, payload: object) -> None:
         """Check one decoded payload against the schema that its event names.

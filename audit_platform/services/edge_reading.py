@@ -23,7 +23,7 @@ from audit_platform.record.columns import Ints, Mask
 from audit_platform.record.derived import times_ms
 from audit_platform.record.event import MAX_EVENT_BYTES, complete_event
 from audit_platform.record.layout import IDENTIFIER_PATTERN, ZERO_HASH
-from audit_platform.record.schemas import SchemaRegistry
+from audit_platform.record.schemas import EDGE, SERVICE, SchemaRegistry
 from audit_platform.services.edge_entry import (
     Columns,
     Ready,
@@ -122,11 +122,11 @@ class Reader:
         self._tenant_id = tenant_id
         self._hospital_id = hospital_id
         self._own_device = own_device
-        #: Event types that only edges say. Some of their payloads are signed.
+        #: Event types that only edges, and only the platform, say. Some payloads are signed.
         self._reserved = frozenset(
             name
             for name, version in registry.known()
-            if registry.get(name, version).device_class == "edge"
+            if registry.get(name, version).device_class in {EDGE, SERVICE}
         )
         self._known = frozenset(registry.known())
         self._shapes = Shapes()
@@ -353,7 +353,7 @@ class Reader:
             raise EventRefused(
                 "reserved",
                 name,
-                f"only this edge itself says {said[name]}",
+                f"only this edge or the platform itself says {said[name]}",
                 remedy=f"send another {name}",
             )
         sort = self._new_sort(event_type, int(said["eventVersion"]), ref, criticality)

@@ -178,7 +178,7 @@ class BodyChecker:
         self._gateway = gateway
         self._event_partitions = event_partitions
         self._dlq_partitions = dlq_partitions
-        self._validate = schemas.validate
+        self._validate = schemas.validate_sent
         self._fast = FastCheck(schemas, event_partitions)
 
     def check(

@@ -10,25 +10,23 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from audit_platform.errors import EventRefused
 from audit_platform.ports import Device
 from audit_platform.record.event import CheckedEvent
-from audit_platform.record.schemas import registry
-
-#: Device class of the types in which an edge speaks for itself (`chain_start`, `loss`, ...).
-#: Without them the record of known devices could not be judged, so they pass whatever device they
-#: name; those that change a verdict are signed, and a wrong key is a finding of the seal.
-_EDGE: Final = "edge"
+from audit_platform.record.schemas import EDGE, registry
 
 
 @functools.cache
 def edge_types() -> frozenset[str]:
-    """Event types in which an edge speaks for itself."""
+    """Event types in which an edge speaks for itself.
+
+    Without them the record of known devices could not be judged, so they pass whatever device they
+    name; those that change a verdict are signed, and a wrong key is a finding of the seal.
+    """
     schemas = registry()
     kinds = (schemas.get(name, version) for name, version in schemas.known())
-    return frozenset(kind.event_type for kind in kinds if kind.device_class == _EDGE)
+    return frozenset(kind.event_type for kind in kinds if kind.device_class == EDGE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -302,6 +302,8 @@ def test_numbers_of_a_payload_that_its_schema_takes_are_put_in_canonical_form_to
         (line(eventType="chain_start"), "reserved", "eventType"),
         (line(eventType="loss"), "reserved", "eventType"),
         (line(eventType="edge_clock"), "reserved", "eventType"),
+        (line(eventType="event_repaired"), "reserved", "eventType"),
+        (line(eventType="record_read"), "reserved", "eventType"),
         (b'{"deviceId":"a","deviceId":"b"}', "duplicate_key", "deviceId"),
         (line(payload={"x": "?"}).replace(b'"?"', b"1e400"), "number_range", "payload.x"),
         (line(payload={"x": "?"}).replace(b'"?"', b"NaN"), "not_a_number", ""),

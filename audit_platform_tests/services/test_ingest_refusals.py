@@ -69,6 +69,9 @@ BAD: dict[str, tuple[bytes, str, str, bool]] = {
     "an unknown event type": (
         event(3, event_type="teleported"), "unknown_event_type", "eventType", True,
     ),
+    "what only the platform says": (
+        event(3, event_type="operator_action"), "reserved", "eventType", True,
+    ),
     "another schema": (
         event(3, schema_ref="heartbeat/2"), "bad_schema_ref", "schemaRef", True,
     ),

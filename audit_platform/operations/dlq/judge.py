@@ -10,17 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from audit_platform.errors import DecisionRefused, EventRefused
 from audit_platform.ports import Platform, UnknownDevices
 from audit_platform.record.deadletter import DeadLetter, plain
 from audit_platform.record.decision import Line, Named, Outcome, Repaired
 from audit_platform.record.event import CheckedEvent, check_event
-from audit_platform.record.schemas import EventSchema, SchemaRegistry
-
-#: Device class of types in which an edge speaks for itself: they need no enrolment at ingest.
-_EDGE: Final = "edge"
+from audit_platform.record.schemas import EDGE, EventSchema, SchemaRegistry
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +71,7 @@ class Judge:
             event = check_event(found.data, self._tenant_id)
             _demand_type(event, schema)
             self._demand_enrolment(event, schema)
-            self._schemas.validate(
+            self._schemas.validate_sent(
                 schema.event_type, schema.version, schema.schema_ref, event.payload
             )
         except BaseException as e:  # noqa: BLE001 - a panic of a Rust validator is no Exception; others go on
@@ -101,7 +97,7 @@ class Judge:
     def _demand_enrolment(self, event: CheckedEvent, schema: EventSchema) -> None:
         if (
             self._enrolled is not None
-            and schema.device_class != _EDGE
+            and schema.device_class != EDGE
             and event.device_id not in self._enrolled
         ):
             raise EventRefused(
