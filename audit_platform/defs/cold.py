@@ -23,7 +23,7 @@ from audit_platform.defs.metadata import (
 from audit_platform.defs.partitions import TENANT_DAYS, targets
 from audit_platform.operations.coverage import coverage, inputs_of
 from audit_platform.operations.hours import events_per_hour
-from audit_platform.operations.manifests import read_valid
+from audit_platform.operations.manifests import valid_of_day
 from audit_platform.operations.plan import plan_of
 from audit_platform.operations.seal import seal_day
 from audit_platform.ports import Platform
@@ -65,7 +65,7 @@ def landing_coverage(
         with explained():
             found = coverage(platform, target.day)
             require_coverage(found, None)
-            standing = read_valid(platform, target.tenant_id).counting.get(target.day)
+            standing = valid_of_day(platform, target.tenant_id, target.day)
             plan = plan_of(platform, target.tenant_id, target.day, standing)
             if plan is not None:
                 require_coverage(found, plan.inputs)

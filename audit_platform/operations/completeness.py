@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from audit_platform.errors import SealRefused
-from audit_platform.operations import held, late, manifests
+from audit_platform.operations import held, late
 from audit_platform.operations.coverage import DayObject, coverage, inputs_of
+from audit_platform.operations.manifests import read_valid, valid_of_day
 from audit_platform.operations.parts import DATA_LOCK_MS
 from audit_platform.ports import Objects, Platform
 from audit_platform.record import sealed as sealed_form
@@ -66,15 +67,14 @@ def completeness(platform: Platform, tenant_id: str, day: str) -> Completeness |
     Landing that has expired (its lock is over) is not compared; sealed rows explain themselves
     then. Raises as `coverage`; `SealRefused` for a landing object that is gone before its time.
     """
-    history = manifests.read_valid(platform, tenant_id)
-    manifest = history.counting.get(day)
+    manifest = valid_of_day(platform, tenant_id, day)
     if manifest is None:
         return None
     inputs, expired = _inputs(platform, manifest)
     landed = _landed(platform.objects, inputs)
     sealed = _sealed(platform.objects, manifest)
     lacking = np.setdiff1d(landed, sealed)
-    before = _held(platform.objects, inputs, lacking, history, manifest)
+    before = _held(platform, inputs, lacking, manifest)
     missing = np.setdiff1d(lacking, before)
     unexplained = sealed[:0] if expired else np.setdiff1d(sealed, landed)
     return Completeness(
@@ -135,21 +135,24 @@ def _sealed(objects: Objects, manifest: Manifest) -> _Set:
 
 
 def _held(
-    objects: Objects,
+    platform: Platform,
     inputs: Iterable[DayObject],
     lacking: _Set,
-    history: manifests.History,
     manifest: Manifest,
 ) -> _Set:
     """Those of `lacking` that a manifest with a lower number holds: duplicates across days."""
     if not len(lacking):
         return lacking
     # Not those that this manifest replaces: it must hold their rows itself.
-    others = [m for m in history.manifests if m.number < manifest.number and m.day != manifest.day]
-    earlier = held.HeldRows(objects, others)
+    others = [
+        m
+        for m in read_valid(platform, manifest.tenant_id)
+        if m.number < manifest.number and m.day != manifest.day
+    ]
+    earlier = held.HeldRows(platform.objects, others)
     found = []
     for o in inputs:
-        with objects.open(o.object.key, o.object.version_id) as file:
+        with platform.objects.open(o.object.key, o.object.version_id) as file:
             table = read_columns(file, EVENT_SCHEMA.names)
         for batch in table.filter(pc.is_valid(table["event_hash"])).to_batches():
             wanted = np.isin(_set(hashes_of(batch["event_hash"])), lacking)

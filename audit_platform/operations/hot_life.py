@@ -19,7 +19,7 @@ from typing import Final
 from audit_platform.errors import AuditPlatformError, HotUnavailable
 from audit_platform.operations.hot_check import HOT_DAYS, INDEX_DAYS, check_hot
 from audit_platform.operations.incidents import incidents
-from audit_platform.operations.manifests import read_valid
+from audit_platform.operations.manifests import valid_of_day
 from audit_platform.ports import HotIndex, IndexName, Platform
 from audit_platform.record import layout
 from audit_platform.record.manifest import SEALED
@@ -114,7 +114,7 @@ def _delete(platform: Platform, life: Life) -> Life:
 def _against(platform: Platform, index: IndexName) -> Iterator[str]:
     """What stands against deleting an index; the cheap questions first."""
     tenant_id, day, _ = index
-    manifest = read_valid(platform, tenant_id).counting.get(day)
+    manifest = valid_of_day(platform, tenant_id, day)
     if manifest is None or manifest.status != SEALED:
         yield "the day is not sealed"
     if any(found.is_open for found in incidents(platform, tenant_id, day)):

@@ -29,7 +29,7 @@ from audit_platform.operations.coverage import DayObject, range_records
 from audit_platform.operations.generations import check_topic, current_generation
 from audit_platform.operations.held import HeldRows
 from audit_platform.operations.log_events import log_events, tenant_of
-from audit_platform.operations.manifests import History, read_valid
+from audit_platform.operations.manifests import History, read_valid, sealed_days
 from audit_platform.operations.query.reader import Reader
 from audit_platform.operations.query.scope import listed_days
 from audit_platform.ports import LogRecord, Platform
@@ -69,7 +69,7 @@ class DaySource:
         self._platform = platform
         self.tenant_id = tenant_id
         self.day = day
-        self._history: History = read_valid(platform, tenant_id)
+        self._history = History(tuple(read_valid(platform, tenant_id)))
         #: The manifest that counts for the day, or None.
         self.manifest: Manifest | None = self._history.counting.get(day)
         #: What was read, and what could not be.
@@ -251,7 +251,7 @@ def rebuildable(platform: Platform, tenant_id: str | None = None) -> list[tuple[
     found = {(i.tenant_id, i.day) for i in platform.hot.indexes() if i.tenant_id in tenants}
     reader = Reader(platform)
     for tenant in tenants:
-        days = set(read_valid(platform, tenant).counting)
+        days = sealed_days(platform, tenant)
         days.update(listed_days(reader, LANDING, tenant, "0001-01-01", "9999-12-31"))
         found |= {(tenant, day) for day in days}
     return sorted(found | {place for place in _in_the_log(platform) if place[0] in tenants})

@@ -16,7 +16,7 @@ from typing import Final
 from audit_platform.errors import RecordMalformed, SealRefused
 from audit_platform.operations.claims import claim, read_claim
 from audit_platform.operations.judgement import DayJudgement
-from audit_platform.operations.manifests import read_valid
+from audit_platform.operations.manifests import valid_of_day
 from audit_platform.ports import NewRecord, Platform
 from audit_platform.record import layout, signing
 from audit_platform.record.incident import Ended, Incident, Resolution, incident_of
@@ -49,7 +49,7 @@ def open_incident(platform: Platform, judged: DayJudgement) -> Incident | None:
     ports' `…Unavailable`.
     """
     entries = _findings(judged)
-    standing = read_valid(platform, judged.tenant_id).counting.get(judged.day)
+    standing = valid_of_day(platform, judged.tenant_id, judged.day)
     if not entries or (standing is None and all(e.step is Step.READ for e in entries)):
         return None
     number = standing.number if standing else 0

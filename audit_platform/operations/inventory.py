@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from audit_platform.operations.closing import closed_days
 from audit_platform.operations.incidents import incidents
-from audit_platform.operations.manifests import read_valid
+from audit_platform.operations.manifests import sealed_days
 from audit_platform.operations.turns import NOTHING, next_day
 from audit_platform.ports import Platform, Tenant
 from audit_platform.record import layout
@@ -61,7 +61,7 @@ def inventory(platform: Platform) -> Inventory:
 
 def _unsealed(platform: Platform, tenant: Tenant, closed: list[str]) -> tuple[int, list[str]]:
     """(how many closed days the tenant has, those without a sound manifest)."""
-    sealed = read_valid(platform, tenant.tenant_id).counting.keys()
+    sealed = sealed_days(platform, tenant.tenant_id)
     first = min(sealed) if sealed else next_day(platform, tenant, NOTHING, closed[0])
     wanted = [day for day in closed if day >= first]
     return len(wanted), [day for day in wanted if day not in sealed]

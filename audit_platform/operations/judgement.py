@@ -81,7 +81,7 @@ def judge_day(platform: Platform, tenant_id: str, day: str) -> DayJudgement:
     start = time.monotonic()
     report = verify_day(platform, tenant_id, day)
     # Oldest first; a manifest that is not sound is not among them, and the report has the finding.
-    revisions = [m for m in read_valid(platform, tenant_id).manifests if m.day == day]
+    revisions = [m for m in read_valid(platform, tenant_id) if m.day == day]
     manifest = revisions[-1] if revisions else None
     answers = (
         _chain(report, manifest),

@@ -18,7 +18,7 @@ from audit_platform.operations.claims import lock_until
 from audit_platform.operations.completeness import completeness
 from audit_platform.operations.coverage import versions_of_day
 from audit_platform.operations.incidents import incidents
-from audit_platform.operations.manifests import named_objects, read_valid
+from audit_platform.operations.manifests import named_objects, sealed_days, valid_of_day
 from audit_platform.operations.parts import DATA_LOCK_MS
 from audit_platform.operations.query.reader import Reader
 from audit_platform.operations.query.scope import listed_days
@@ -55,7 +55,7 @@ def keep_landing(platform: Platform, tenant_id: str) -> list[Kept]:
     Lists names of days that are four weeks old and older. Raises `StoreUnavailable`.
     """
     now_ms = platform.clock.now_ms()
-    sealed = read_valid(platform, tenant_id).counting
+    sealed = sealed_days(platform, tenant_id)
     kept = []
     for day in _days(platform, tenant_id, layout.day_of(now_ms - DATA_LOCK_MS + MARGIN_MS)):
         reason = _needed(platform, tenant_id, day, is_sealed=day in sealed)
@@ -102,7 +102,7 @@ def expire_landing(platform: Platform, tenant_id: str, day: str) -> Expired:
     """
     if day > _last_expired(platform):
         raise SealRefused(f"{day} is not over by 35 days", remedy="let it stay")
-    manifest = read_valid(platform, tenant_id).counting.get(day)
+    manifest = valid_of_day(platform, tenant_id, day)
     reason = _needed(platform, tenant_id, day, is_sealed=manifest is not None)
     if reason or manifest is None:
         raise SealRefused(f"{tenant_id} {day}: {reason}", remedy="keep_landing keeps it locked")

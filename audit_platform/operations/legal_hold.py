@@ -164,7 +164,7 @@ def _keep_locked(objects: Objects, key: str, version_id: str, now_ms: int) -> No
 def _versions(platform: Platform, tenant_id: str, day: str) -> list[tuple[str, str]]:
     """What a hold is on: the day's manifests, and each object that one of them names."""
     found: dict[tuple[str, str], None] = {}
-    for manifest in read_valid(platform, tenant_id).manifests:
+    for manifest in read_valid(platform, tenant_id):
         if manifest.day != day:
             continue
         key = layout.manifest_key(tenant_id, manifest.number)

@@ -7,7 +7,7 @@ Source: design section 5 (manifest, locks).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,14 +58,14 @@ def read_history(platform: Platform, tenant_id: str) -> History:
     return History(tuple(manifests))
 
 
-def read_valid(platform: Platform, tenant_id: str) -> History:
-    """The manifests of good form and signature, for reading: one that is not counts for its day.
+def read_valid(platform: Platform, tenant_id: str) -> Iterator[Manifest]:
+    """The manifests of good form and signature, oldest first, for reading.
 
-    A day whose manifest is changed is unverified; the others are as good as before. Nothing may be
-    built on this: `read_history`. Raises `StoreUnavailable`.
+    One of another form or signature is left out: its day is unverified, the others are as good as
+    before. Nothing may be built on this: `read_history`. One at a time, since that of a day of
+    many chains is megabytes, and a tenant has 731 days. Raises `StoreUnavailable`.
     """
     trusted = {k.key_id: k.public_key for k in platform.keys.public_keys()}
-    manifests: list[Manifest] = []
     for key, version_id in _oldest(platform.objects, layout.manifests_prefix(tenant_id)):
         try:
             manifest = Manifest.from_bytes(key, platform.objects.get(key, version_id))
@@ -73,8 +73,21 @@ def read_valid(platform: Platform, tenant_id: str) -> History:
             continue
         belongs = layout.manifest_key(manifest.tenant_id, manifest.number) == key
         if belongs and _is_signed(trusted, manifest):
-            manifests.append(manifest)
-    return History(tuple(manifests))
+            yield manifest
+
+
+def valid_of_day(platform: Platform, tenant_id: str, day: str) -> Manifest | None:
+    """The newest of a day's manifests that `read_valid` gives: the one that counts."""
+    newest = None
+    for manifest in read_valid(platform, tenant_id):
+        if manifest.day == day:
+            newest = manifest
+    return newest
+
+
+def sealed_days(platform: Platform, tenant_id: str) -> set[str]:
+    """Days for which `read_valid` gives a manifest."""
+    return {manifest.day for manifest in read_valid(platform, tenant_id)}
 
 
 def _is_signed(trusted: Mapping[str, bytes], manifest: Manifest) -> bool:

@@ -68,24 +68,27 @@ def _below(objects: Objects, prefix: str) -> Iterator[str]:
 
 
 def _rebuild(platform: Platform, tenant_id: str, known: set[str]) -> RebuiltTenant:
-    manifests = read_valid(platform, tenant_id).manifests
+    days: set[str] = set()
+    edge_keys: set[str] = set()
+    for manifest in read_valid(platform, tenant_id):
+        days.add(manifest.day)
+        edge_keys.update(manifest.edge_keys.values())
     reader = Reader(platform)
     landed = {
         day
         for prefix in (layout.LANDING, layout.QUARANTINE)
         for day in listed_days(reader, prefix, tenant_id, _FIRST_DAY, _LAST_DAY)
     }
-    first = min({m.day for m in manifests} | landed, default="")
+    first = min(days | landed, default="")
     created_ms = layout.day_start_ms(first) if first else platform.clock.now_ms()
     platform.metadata.add_tenant(tenant_id, created_ms)
-    edge_keys = {public for m in manifests for public in m.edge_keys.values()}
     for public in sorted(edge_keys):
         platform.metadata.add_edge_key(tenant_id, bytes.fromhex(public), created_ms)
     return RebuiltTenant(
         tenant_id=tenant_id,
         was_known=tenant_id in known,
         created_ms=created_ms,
-        days=len({m.day for m in manifests}),
+        days=len(days),
         landed=len(landed),
         edge_keys=len(edge_keys),
     )

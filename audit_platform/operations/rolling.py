@@ -138,7 +138,7 @@ def due(platform: Platform, budget_bytes: int) -> Due:
             manifests = read_history(platform, tenant_id).manifests
         except (SealRefused, RecordMalformed) as e:
             unsound.append(str(e))
-            manifests = read_valid(platform, tenant_id).manifests
+            manifests = tuple(read_valid(platform, tenant_id))
         found += _sealed_days(tenant_id, manifests, before)
     found.sort(key=lambda d: (d.since_ms, d.day, d.tenant_id))
     total = sum(d.bytes for d in found)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from audit_platform.operations import gather
 from audit_platform.operations.hot_filling import Tally, as_set
-from audit_platform.operations.manifests import read_valid
+from audit_platform.operations.manifests import read_history
 from audit_platform.operations.rebuild_hot import RebuildResult, rebuild_hot
 from audit_platform.record import sealed
 from audit_platform_tests.clocks import START_MS
@@ -47,7 +47,7 @@ class Died(Exception):
 
 def keys(world: World) -> list[str]:
     """The day's parts."""
-    return [p.object.key for p in read_valid(world.platform, "north").counting[DAY].parts]
+    return [p.object.key for p in read_history(world.platform, "north").counting[DAY].parts]
 
 
 def opened(world: World, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
@@ -110,7 +110,7 @@ def test_killed_at_four_fifths_the_next_run_reads_less_than_a_third_and_says_wha
     result = rebuilt(world)
     assert result.skipped == tuple(keys(world)[:8])
     assert sorted(again) == sorted(keys(world)[8:])
-    total = sum(p.object.size for p in read_valid(world.platform, "north").counting[DAY].parts)
+    total = sum(p.object.size for p in read_history(world.platform, "north").counting[DAY].parts)
     assert 0 < sum(again.values()) < 0.3 * total
     assert sum(whole.values()) > 0.8 * total
     assert held(world) == before
