@@ -98,19 +98,8 @@ def test_row_12_a_type_that_nobody_knows_stops_no_other_type(tmp_path: Path) -> 
 
 # ------------------------------------------------------------------------------------- recovery
 
-#: What somebody's sender says since its last update: allowed from version 2 on, stamped version 1.
-READ = {
-    "requestId": "0" * 32,
-    "keyId": "0" * 16,
-    "keyTenant": TENANT,
-    "subject": "a person's pseudonym",
-    "role": "auditor",
-    "tenant": TENANT,
-    "route": "GET /local",
-    "query": {},
-    "queryDigest": "0" * 64,
-    "outcome": "answered",
-}
+#: What a pump says since its last update: allowed from version 2 on, stamped version 1.
+UPDATED = {"uptimeSeconds": 7, "firmware": "4.2"}
 DLQ = f"/v1/tenants/{TENANT}/dlq"
 
 
@@ -120,13 +109,13 @@ def decide(queries: QueryWorld, now_ms: int, secrets: list[str]) -> str:
     window = {"from": format_time_ms(now_ms - 1000), "to": format_time_ms(now_ms + 1000)}
     seen = parsed(ClustersAnswer, queries.ask(DLQ, investigator, **window))
     (cause,) = seen.clusters
-    assert (cause.slug, cause.schema_ref, cause.count) == ("schema_violation", "record_read/1", 2)
+    assert (cause.slug, cause.schema_ref, cause.count) == ("schema_violation", "heartbeat/1", 2)
     wanted = {
         "action": "replay_with_schema",
         "entries": cause.entries,
         **window,
-        "reason": "the sender was updated, and still stamps version 1",
-        "schemaRef": "record_read/2",
+        "reason": "the pumps were updated, and still stamp version 1",
+        "schemaRef": "heartbeat/2",
     }
     assert problem(queries.post(f"{DLQ}/proposals", investigator, wanted)) == "forbidden"
     proposal = parsed(ProposalAnswer, queries.post(f"{DLQ}/proposals", first, wanted)).proposal
@@ -161,7 +150,7 @@ def test_row_12_what_two_operators_decided_is_replayed_found_in_hot_and_sealed(
         platform.metadata.add_edge_key(TENANT, signing.public_bytes(edge.key), clock.now_ms())
         now = clock.now_ms()
         good = [edge.start(now), *beats(edge, now)]
-        bad = [edge.event(device, "record_read", READ, now) for device in ("pump-000", "pump-001")]
+        bad = [edge.event(device, "heartbeat", UPDATED, now) for device in ("pump-000", "pump-001")]
         assert len(gateway.post(ingest_world.body_of(*good, *bad)).json["refused"]) == len(bad)
         after = beats(edge, now)
         gateway.post(ingest_world.body_of(*after))
@@ -192,9 +181,10 @@ def test_row_12_what_two_operators_decided_is_replayed_found_in_hot_and_sealed(
             world.index()
             events = f"/v1/tenants/{TENANT}/events"
             times = {"from": format_time_ms(now - 1000), "to": format_time_ms(now + 1000)}
-            asked = {"type": "record_read", "tier": "hot", **times}
+            asked = {"type": "heartbeat", "tier": "hot", **times}
             found = parsed(SearchAnswer, queries.ask(events, secrets[0], **asked))
-            assert {r.event_hash for r in found.rows} == {event_hash(b).hex() for b in bad}
+            sent = {event_hash(line).hex() for line in (*good[1:], *bad, *after)}
+            assert {r.event_hash for r in found.rows} == sent
             listed = queries.ask(f"/v1/tenants/{TENANT}/quarantine", secrets[2], **times)
             for row in parsed(QuarantineAnswer, listed).rows:
                 (decision,) = row.decisions
