@@ -17,7 +17,7 @@ come to the same bytes. Does not: reading what devices send (`edge_reading.py`),
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import repeat
 from typing import Final, NamedTuple, Protocol
@@ -26,10 +26,10 @@ import numpy as np
 
 from audit_platform.errors import RecordMalformed
 from audit_platform.record.columns import Ints
-from audit_platform.record.derived import event_id_rows, hex_rows, sha256_rows, texts_of
+from audit_platform.record.derived import Text, event_id_rows, hex_rows, sha256_rows, texts_of
 from audit_platform.record.times import parse_time_ms
 
-_EVENTS: Final = "e1"
+EVENTS: Final = "e1"
 _CONFLICT: Final = b"c1\n"
 _WHERE: Final = "spool entry"
 
@@ -248,18 +248,47 @@ class Columns(NamedTuple):
 
 def ready_all(events: Columns, tenant_id: str) -> list[Ready]:
     """`ready` of each, by the block; at least one."""
-    device_ids, devices, times, ms, sequences, numbers, kinds, payloads = events
-    _, _, criticalities, _, after_checksum, after_time, after_prev, kept, tags = zip(
-        *kinds, strict=True
+    kinds, payloads = events.kinds, events.payloads
+    _, _, criticalities, _, _, _, _, kept, tags = zip(*kinds, strict=True)
+    before, after, hashes = pieces_of(
+        events.devices, events.times, events.ms, events.numbers, kinds, payloads, tenant_id
     )
+    digests = hashes.view(">u8")[:, -1].astype(np.uint64) ^ np.array(tags, np.uint64)
+    digests[digests == 0] = 1
+    stored = map(
+        b" ".join, zip(events.times, events.numbers, kept, repeat(b""), payloads, strict=False)
+    )
+    rows = zip(
+        events.device_ids,
+        events.sequences,
+        digests.tolist(),
+        criticalities,
+        before,
+        after,
+        stored,
+        strict=True,
+    )
+    # Past the class's own __new__, which is Python code.
+    return list(map(tuple.__new__, repeat(Ready), rows))
+
+
+def pieces_of(
+    devices: Sequence[bytes],
+    times: Sequence[bytes],
+    ms: Ints,
+    numbers: Sequence[bytes],
+    kinds: Sequence[Kind],
+    payloads: Sequence[bytes],
+    tenant_id: str,
+) -> tuple[Iterator[bytes], Iterator[bytes], Text]:
+    """`before` and `after` of each event (see `Ready`), and the hash of what it says."""
+    _, _, _, _, after_checksum, after_time, after_prev, _, _ = zip(*kinds, strict=True)
     tenant = tenant_id.encode()
     checksums = texts_of(hex_rows(sha256_rows(payloads)))
     hashes = sha256_rows(
         map(b"\n".join, zip(repeat(tenant), devices, times, numbers, checksums, strict=False))
     )
     ids = texts_of(event_id_rows(ms, hashes))
-    digests = hashes.view(">u8")[:, -1].astype(np.uint64) ^ np.array(tags, np.uint64)
-    digests[digests == 0] = 1
     before = map(
         b"".join,
         zip(
@@ -277,18 +306,12 @@ def ready_all(events: Columns, tenant_id: str) -> list[Ready]:
         ),
     )
     end = b',"tenantId":"%b"}' % tenant
-    after = map(b"".join, zip(after_prev, numbers, repeat(end), strict=False))
-    stored = map(b" ".join, zip(times, numbers, kept, repeat(b""), payloads, strict=False))
-    rows = zip(
-        device_ids, sequences, digests.tolist(), criticalities, before, after, stored, strict=True
-    )
-    # Past the class's own __new__, which is Python code.
-    return list(map(tuple.__new__, repeat(Ready), rows))
+    return before, map(b"".join, zip(after_prev, numbers, repeat(end), strict=False)), hashes
 
 
 def encode(place: tuple[str, str, str, str], prev_hash: str, stored: Sequence[bytes]) -> bytes:
     """The entry of events of one device in one chain, in order; the first names `prev_hash`."""
-    head = f"{_EVENTS} {' '.join(place)} {prev_hash}"
+    head = f"{EVENTS} {' '.join(place)} {prev_hash}"
     return b"\n".join([head.encode(), *stored])
 
 
@@ -312,8 +335,8 @@ def decode(data: bytes) -> Decoded | None:
     try:
         head, *lines = data.decode().split("\n")
         form, *place, prev_hash = head.split(" ")
-        if form != _EVENTS:
-            raise RecordMalformed(_WHERE, "form", f"{form[:20]!a} is not {_EVENTS}")
+        if form != EVENTS:
+            raise RecordMalformed(_WHERE, "form", f"{form[:20]!a} is not {EVENTS}")
         at = Place(*place)
         return Decoded(at, prev_hash, [_said(line, at) for line in lines])
     except (ValueError, TypeError) as e:

@@ -239,7 +239,7 @@ class Uplink:
     def _send(self, load: Load) -> None:
         lines = load.bodies[0] if load.bodies else []
         if lines:
-            answer = self._sender.send(b"".join(line + b"\n" for line in lines), len(lines))
+            answer = self._sender.send(b"\n".join((*lines, b"")), len(lines))
             if isinstance(answer, Failure):
                 self._count(answer.fault)
                 self._failed(answer)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Final
 
 from audit_platform.ports import Entry, Spool
@@ -256,6 +257,7 @@ class Lanes:
 
         def items() -> Iterator[Item]:
             while self._cursor < (stop := self._to_cursor()):
+                self._filler.complete(takewhile(lambda e: e.position < stop, self._ahead))
                 while self._ahead and self._ahead[0].position == self._cursor < stop:
                     yield item_of(self._ahead[0])
                     self._ahead.popleft()
@@ -304,6 +306,7 @@ class Lanes:
             while (run := self._again.first()) is not None:
                 found = self._spool.read(run[0], READ_BYTES)
                 of_run = [entry for entry in found if entry.position < run[1]]
+                self._filler.complete(of_run)
                 for entry in of_run:
                     yield item_of(entry)
                     self._again.discard_below(entry.position + 1)

@@ -7,13 +7,14 @@ Belongs here: the sizes of bodies, lines that no body can hold. Does not: which 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 from audit_platform.errors import RecordMalformed, SpoolUnavailable
 from audit_platform.ports import Entry
+from audit_platform.services.edge_completing import lines_of_all
 from audit_platform.services.edge_entry import LiveEntry
 from audit_platform.services.edge_uplink_http import LogPlace
 from audit_platform.services.edge_uplink_runs import Runs
@@ -99,6 +100,24 @@ class Filler:
         self._lines_of = lines_of
         self._keep_aside = keep_aside
         self._unreadable = (-1, 0)  # position of an entry, and how often it was tried
+        self._completed: dict[int, list[bytes]] = {}  # by position, each line good for a body
+
+    def complete(self, entries: Iterable[Entry]) -> None:
+        """Complete by the block what `fill` is about to take, a body's worth at most."""
+        wanted, events = [], 0
+        for entry in entries:
+            wanted.append(entry)
+            events += entry.count
+            if events >= BODY_EVENTS:
+                break
+        known = self._completed
+        if all(entry.position in known for entry in wanted):
+            return
+        new = [entry for entry in wanted if entry.position not in known]
+        self._completed = {e.position: known[e.position] for e in wanted if e.position in known}
+        for entry, lines in zip(new, lines_of_all(new), strict=True):
+            if lines is not None:
+                self._completed[entry.position] = lines
 
     def fill(self, load: Load, items: Iterator[Item]) -> Load | None:
         """Take items until the load is full; None when there is not one.
@@ -138,6 +157,9 @@ class Filler:
     def _sendable(self, item: Item) -> list[bytes]:
         """The lines of an item that can stand in a body. Others are kept aside at once."""
         entry = item.entry
+        completed = self._completed.get(item.position)
+        if completed is not None:
+            return completed
         if isinstance(entry, LiveEntry):
             lines = entry.lines
         else:
@@ -169,6 +191,10 @@ class Filler:
 
 def cut(lines: list[bytes]) -> Iterator[list[bytes]]:
     """Bodies of at most `BODY_EVENTS` and `BODY_BYTES`."""
+    if len(lines) <= BODY_EVENTS and sum(map(len, lines)) + len(lines) <= BODY_BYTES:
+        if lines:
+            yield lines
+        return
     body: list[bytes] = []
     size = 0
     for line in lines:
