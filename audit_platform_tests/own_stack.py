@@ -13,11 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from audit_platform.settings import Settings
 from audit_platform.stack import children, registry, supervision
 from audit_platform.stack.model import Place, Server
 from audit_platform_tests.servers import free_base
+
+#: A search server that was killed recovers what it had taken; on a busy machine that takes minutes.
+UP_SECONDS: Final = 400.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class OwnStack:
 
     def start(self) -> None:
         """Whatever does not run runs again and answers."""
-        supervision.up(self.place, self.servers, tell=lambda _: None, owner=_myself())
+        supervision.up(
+            self.place, self.servers, tell=lambda _: None, owner=_myself(), seconds=UP_SECONDS
+        )
 
 
 def _myself() -> children.Identity:
@@ -56,14 +62,17 @@ def _myself() -> children.Identity:
 
 
 @contextmanager
-def own_stack(*names: str) -> Iterator[OwnStack]:
-    """The named servers, answering; gone with all their data at the end."""
+def own_stack(*names: str, faults: bool = False, tls: bool = False) -> Iterator[OwnStack]:
+    """The named servers, answering; gone with all their data at the end.
+
+    With `faults` the fault proxy stands before them, with `tls` they speak it with services.
+    """
     # Not below pytest's own folder: only its owner may enter that, and PostgreSQL steps down.
     home = Path(tempfile.mkdtemp(prefix="audit-own-"))
     home.chmod(0o755)
     with free_base() as base:
-        place = Place(home, registry.default_cache(), base, "small")
-        stack = OwnStack(place, registry.choose(registry.servers("small"), names, "small"))
+        place = Place(home, registry.default_cache(), base, "small", faults=faults, tls=tls)
+        stack = OwnStack(place, registry.choose(registry.servers_at(place), names, place.size))
         try:
             stack.start()
             yield stack

@@ -24,7 +24,7 @@ def fresh_bucket(place: Place, address: str, *, in_policy: bool = True) -> Endpo
     With `in_policy` the bucket's policy names the writer and the reader.
     """
     bucket = f"t-{uuid.uuid4().hex}"
-    endpoint = replace(access(place).endpoint(address), bucket=bucket)
+    endpoint = replace(access(place).endpoint(address, ca_file=place.ca_file), bucket=bucket)
     assert make_bucket(endpoint, names=NAMES if in_policy else None)
     return endpoint
 
@@ -43,6 +43,6 @@ def small_bucket() -> Endpoint:
 
 def as_other(endpoint: Endpoint, place: Place, name: str) -> Endpoint:
     """The same bucket as another identity."""
-    other = access(place).endpoint(endpoint.host, name)
+    other = access(place).endpoint(endpoint.host, name, ca_file=endpoint.ca_file)
     assert name != OWNER
     return replace(other, bucket=endpoint.bucket)

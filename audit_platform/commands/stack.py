@@ -51,7 +51,8 @@ docs/stack.md tells more."""
 def command() -> None:
     """Real servers on this machine: Kafka, object stores, OpenSearch, PostgreSQL, ...
 
-    The small stack has one of each; the full one has clusters, alerts, and a proxy for faults.
+    The small stack has one of each; the full one has clusters, alerts, and a proxy for faults
+    (which `up --faults` gives a small one).
     Everything listens on loopback only. Programs are fetched once, pinned and checked; Debian's
     packages are installed only with CI=true or AUDIT_INSTALL=1, otherwise the command is told.
     """
@@ -64,6 +65,16 @@ def command() -> None:
     "--size",
     type=click.Choice(["small", "full"]),
     help="What a new stack is made of; one that is there keeps its own.  [default: small]",
+)
+@click.option(
+    "--faults",
+    is_flag=True,
+    help="Put the fault proxy between services and the servers of a new small stack, for `cut`.",
+)
+@click.option(
+    "--tls",
+    is_flag=True,
+    help="Have the servers of a new small stack speak TLS with services, by its own authority.",
 )
 @click.option(
     "--only", "only", multiple=True, metavar="NAME", help="This server (and what it needs). Repeat."
@@ -85,6 +96,8 @@ def command() -> None:
 def up(
     *,
     size: str | None,
+    faults: bool,
+    tls: bool,
     only: tuple[str, ...],
     home: Path,
     base_port: int | None,
@@ -96,8 +109,8 @@ def up(
     """
     from audit_platform.stack import registry, supervision
 
-    place = _place(home, size, base_port)
-    every = registry.servers(place.size)
+    place = _place(home, size, base_port, faults=faults, tls=tls)
+    every = registry.servers_at(place)
     chosen = registry.choose(every, only, place.size)
     volumes = dict(map(_volume, bounded))
     if unknown := volumes.keys() - {server.name for server in chosen}:
@@ -131,7 +144,7 @@ def status(*, home: Path, as_json: bool) -> None:
     from audit_platform.stack import registry, supervision
 
     place = _there(home)
-    found = supervision.status(home.absolute(), registry.servers(place.size), place)
+    found = supervision.status(home.absolute(), registry.servers_at(place), place)
     cuts = _cuts(place)
     rows: list[dict[str, object]] = [
         {
@@ -192,10 +205,35 @@ def env(*, home: Path) -> None:
     place = _there(home)
     shape = state.read_shape(place.home)
     assert shape is not None
-    every = registry.servers(place.size)
+    every = registry.servers_at(place)
     chosen = [server for name, server in every.items() if name in shape.servers]
     for name, value in registry.settings(place, chosen).items():
         click.echo(f"export {name}={shlex.quote(value)}")
+
+
+@command.command(epilog="Example: audit-platform stack rotate --authority")
+@click.option(
+    "--authority",
+    "of_authority",
+    is_flag=True,
+    help="Make a new authority instead. The one before is believed until the next.",
+)
+@_home
+def rotate(*, of_authority: bool, home: Path) -> None:
+    """New certificates for the servers of a stack with TLS, one server after another.
+
+    Each is restarted with its new one. A new authority takes three steps: `rotate --authority`,
+    restart your services (they read the file at start), `rotate`.
+    """
+    from audit_platform.stack import authority, registry, supervision
+
+    place = _there(home)
+    if of_authority:
+        authority.renew_authority(place)
+        click.echo("a new authority: restart services, then `audit-platform stack rotate`")
+        return
+    renewed = supervision.rotate(place, registry.servers_at(place), tell=click.echo)
+    click.echo(f"new certificates: {' '.join(renewed)}")
 
 
 # ------------------------------------------------------------------------------------------ faults
@@ -232,7 +270,7 @@ def start(*, name: str, home: Path) -> None:
 
     place = _there(home)
     supervision.known(place.home, name)
-    supervision.up(place, [registry.servers(place.size)[name]], tell=click.echo)
+    supervision.up(place, [registry.servers_at(place)[name]], tell=click.echo)
 
 
 @command.command(epilog="Example: audit-platform stack cut services kafka-2")
@@ -240,7 +278,7 @@ def start(*, name: str, home: Path) -> None:
 @click.argument("b", metavar="SERVER")
 @_home
 def cut(*, a: str, b: str, home: Path) -> None:
-    """Cut the line between services and a server, in a full stack.
+    """Cut the line between services and a server, in a stack with a fault proxy.
 
     The cut is silent: connections stay and nothing comes through. Servers still reach each other.
     """
@@ -286,7 +324,14 @@ def empty(*, name: str, home: Path) -> None:
 # ------------------------------------------------------------------------------------------- parts
 
 
-def _place(home: Path, size: str | None, base_port: int | None) -> Place:
+def _place(
+    home: Path,
+    size: str | None = None,
+    base_port: int | None = None,
+    *,
+    faults: bool = False,
+    tls: bool = False,
+) -> Place:
     """Where the stack is or will be: what is there counts, unless something else is asked for."""
     from audit_platform.stack import registry, state
     from audit_platform.stack.model import Place
@@ -299,6 +344,8 @@ def _place(home: Path, size: str | None, base_port: int | None) -> Place:
         cache=registry.default_cache(),
         base_port=base_port or shape.base_port,
         size=size or shape.size,
+        faults=faults or shape.faults,
+        tls=tls or shape.tls,
     )
 
 
@@ -308,7 +355,7 @@ def _there(home: Path) -> Place:
 
     if state.read_shape(home.absolute()) is None:
         raise StackError(f"no stack in {home}", remedy="audit-platform stack up, or --home")
-    return _place(home, None, None)
+    return _place(home)
 
 
 def _volume(text: str) -> tuple[str, int]:

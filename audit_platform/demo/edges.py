@@ -22,8 +22,8 @@ from audit_platform.demo.home import DemoHome
 from audit_platform.demo.proofs import CLI, Proof, TenantFigures
 from audit_platform.settings import Settings
 
-#: Shares of the day at which the first tenant's line is cut and healed, and at which the second
-#: tenant's edge is killed.
+#: Shares of the day's events at which the first tenant's line is cut and healed, and at which the
+#: second tenant's edge is killed.
 CUT_AT: Final = 0.35
 HEAL_AT: Final = 0.7
 KILL_AT: Final = 0.5
@@ -76,7 +76,7 @@ class Edges:
         An edge has one gateway. Where there are two, edges have them in turn.
         """
         line = (
-            *(sys.executable, "-m", "audit_platform.demo.relay"),
+            *(sys.executable, "-m", "audit_platform.stack.relay"),
             *("--port", str(self.relay_port), "--target-port", str(self.ingest_ports[0])),
         )
         self._relay = self.children.start("uplink-relay", line)
@@ -100,7 +100,7 @@ class Edges:
         return f"http://127.0.0.1:{self._edges[tenant_id].port}"
 
     def step(self, share: float) -> str:
-        """Do what is due at this share of the day; says what was done, or nothing."""
+        """Do what is due at this share of the day's events; says what was done, or nothing."""
         tenants = list(self._edges)
         seen = self.seen
         if seen.cut and not seen.healed:

@@ -36,6 +36,8 @@ LIST_SECONDS: Final = 2.0
 #: do much else, and it takes a run that it could not start in that time for failed.
 CODE_SECONDS: Final = 180
 
+_PATIENT: Final = {"DAGSTER_GRPC_TIMEOUT_SECONDS": str(CODE_SECONDS)}
+
 #: Where root's servers live whose home others may not enter: some servers refuse to be root.
 _FOR_ROOT: Final = Path("/var/lib/audit-platform/demo")
 
@@ -136,7 +138,7 @@ class Folders:
 
     def environment(self) -> dict[str, str]:
         """See `Ground`."""
-        return {}
+        return dict(_PATIENT)
 
     def prepare(self, settings: Settings) -> None:
         """See `Ground`. The embedded adapters make their own."""
@@ -227,8 +229,7 @@ class Servers:
 
     def environment(self) -> dict[str, str]:
         """See `Ground`. Dagster keeps its runs on the same PostgreSQL."""
-        database = dagster_environment(self.settings()["AUDIT_DATABASE"])
-        return database | {"DAGSTER_GRPC_TIMEOUT_SECONDS": str(CODE_SECONDS)}
+        return dagster_environment(self.settings()) | _PATIENT
 
     def prepare(self, settings: Settings) -> None:
         """See `Ground`."""

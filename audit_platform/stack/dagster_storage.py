@@ -8,7 +8,9 @@ Source: Dagster's `dagster_postgres.DagsterPostgresStorage`.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
+from urllib.parse import urlencode
 
 from audit_platform.errors import StackError
 
@@ -38,6 +40,9 @@ def on_postgres(dagster_yaml: str) -> str:
     return text
 
 
-def dagster_environment(database: str) -> dict[str, str]:
-    """What Dagster's processes need in their environment; `database` is AUDIT_DATABASE."""
-    return {VARIABLE: database.rpartition("/")[0] + "/dagster"}
+def dagster_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """What Dagster's processes need in their environment; `settings` are the stack's."""
+    url = settings["AUDIT_DATABASE"].rpartition("/")[0] + "/dagster"
+    if ca_file := settings.get("AUDIT_CA_FILE"):
+        url += "?" + urlencode({"sslmode": "verify-full", "sslrootcert": ca_file})
+    return {VARIABLE: url}

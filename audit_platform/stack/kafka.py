@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from audit_platform.errors import StackError
+from audit_platform.stack import authority
 from audit_platform.stack import kafka_files as files
 from audit_platform.stack.model import HOST, Place, Program, Server, Tell
 
@@ -92,6 +93,7 @@ class KafkaNode:
         (folder / "log4j2.xml").write_text(files.LOG_SETTINGS)
         (folder / "metrics.yaml").write_text(files.METRICS_SETTINGS)
         (folder / "server.properties").write_text(files.properties(self._properties(place)))
+        authority.prepare(place, self.name)
         if not (folder / "data" / "meta.properties").exists():
             self._format(place)
 
@@ -125,6 +127,7 @@ class KafkaNode:
             _ASK_SECONDS,
             user=USER if place.size == "full" else "",
             password=_password(place),
+            ca_file=place.ca_file,
         )
 
     def settle(self, place: Place) -> None:
@@ -156,6 +159,8 @@ class KafkaNode:
         security = {"CONTROLLER": "PLAINTEXT", "BROKERS": "PLAINTEXT", "CLIENTS": "PLAINTEXT"}
         if not small:
             security["CLIENTS"] = "SASL_PLAINTEXT"
+        elif place.tls:
+            security["CLIENTS"] = "SSL"
         listeners, advertised = [], []
         if self.is_broker:
             brokers = f"BROKERS://{place.address(f'kafka-brokers-{self.number}')}"
@@ -182,6 +187,8 @@ class KafkaNode:
                 "advertised.listeners": ",".join(advertised),
                 "inter.broker.listener.name": "BROKERS",
             }
+            if place.tls:
+                made |= _certificate(place, self.name)
             if not small:
                 made |= _scram()
         return made
@@ -245,6 +252,13 @@ def _scram() -> dict[str, object]:
         "sasl.enabled.mechanisms": ",".join(enabled),
         **{f"listener.name.clients.{m.lower()}.sasl.jaas.config": module for m in enabled},
     }
+
+
+def _certificate(place: Place, name: str) -> dict[str, object]:
+    """Who a broker proves to be to services; among themselves brokers speak as without TLS."""
+    listener = "listener.name.clients.ssl"
+    both = authority.certificate_of(place, name).both
+    return {f"{listener}.keystore.type": "PEM", f"{listener}.keystore.location": both}
 
 
 def _password(place: Place) -> str:

@@ -43,6 +43,7 @@ PORTS: Final[Mapping[str, int]] = {
     "opensearch-1": 30,
     "opensearch-2": 31,
     "opensearch-3": 32,
+    "opensearch-line-1": 33,  # speaks TLS for a server that cannot
     "opensearch-transport-1": 35,
     "opensearch-transport-2": 36,
     "opensearch-transport-3": 37,
@@ -57,10 +58,13 @@ PORTS: Final[Mapping[str, int]] = {
     "first-proxy": 61,  # and the 38 after it: the fault proxy's own listeners
 }
 
+#: Servers that cannot speak TLS, and the line that does it for them.
+TLS_LINES: Final[Mapping[str, str]] = {"opensearch-1": "opensearch-line-1"}
+
 #: How many ports a stack may use, from its base on.
 PORT_SPAN: Final = 100
 
-#: What services reach through the fault proxy in a full stack, in the order of its listeners. The
+#: What services reach through the fault proxy, in the order of its listeners. The
 #: one table of proxies: `Place.front` reads it, and the fault proxy's configuration.
 PROXIED: Final = (
     "kafka-1",
@@ -97,6 +101,10 @@ class Place:
     cache: Path
     base_port: int
     size: str
+    #: The fault proxy stands between services and servers. In `full` it always does.
+    faults: bool = False
+    #: Servers prove to services who they are, by certificates of the stack's own authority.
+    tls: bool = False
 
     def port(self, name: str) -> int:
         """The port of that name in `PORTS`."""
@@ -110,19 +118,42 @@ class Place:
         """host:port of that name."""
         return f"{HOST}:{self.port(name)}"
 
+    @property
+    def is_proxied(self) -> bool:
+        """Whether services reach servers through the fault proxy."""
+        return self.faults or self.size == "full"
+
     def front_port(self, name: str) -> int:
-        """The port by which services reach that server: the fault proxy's own one in `full`.
+        """The port by which services reach that server: the fault proxy's own one if there is one.
 
         `name` is one of `PROXIED`. What a server tells its clients of itself (Kafka's advertised
         listener for services) must name this one.
         """
-        if self.size != "full":
-            return self.port(name)
+        if not self.is_proxied:
+            return self.door_port(name)
         return self.port("first-proxy") + PROXIED.index(name)
+
+    def door_port(self, name: str) -> int:
+        """The port where a server takes services in: its own, or of the line that speaks TLS."""
+        return self.port(TLS_LINES.get(name, name) if self.tls else name)
 
     def front(self, name: str) -> str:
         """host:port by which services reach that server; `settings` are made of these."""
         return f"{HOST}:{self.front_port(name)}"
+
+    @property
+    def authority(self) -> Path:
+        """The file of the stack's own certificate authority; it is there with `tls` only."""
+        return self.home / "tls" / "ca.pem"
+
+    @property
+    def ca_file(self) -> Path | None:
+        """What a client of these servers checks certificates against; None without TLS."""
+        return self.authority if self.tls else None
+
+    def url(self, address: str) -> str:
+        """The URL of a server that speaks HTTP, at host:port."""
+        return f"{'https' if self.tls else 'http'}://{address}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 import audit_platform
 from audit_platform.adapters.embedded.files import RealFiles
 from audit_platform.errors import StackError
+from audit_platform.stack import authority
 from audit_platform.stack.model import HOST, Place, Program, Server, Tell
 
 #: The version in `deploy/stack/oidc/package-lock.json`, which has the checksum of every package.
@@ -113,6 +114,10 @@ class OidcProvider:
                 for name, said in CLIENTS.items()
             ],
         }
+        if place.tls:
+            authority.prepare(place, self.name)
+            files = authority.certificate_of(place, self.name)
+            config["tls"] = {"cert": str(files.certificate), "key": str(files.key)}
         _write(path, config)
 
     def program(self, place: Place) -> Program:
@@ -197,7 +202,7 @@ def _base64(number: int) -> str:
 
 def _issuer(place: Place) -> str:
     """Its name in tokens: the address by which services reach it."""
-    return f"http://{place.front('oidc')}"
+    return place.url(place.front("oidc"))
 
 
 def _config_file(place: Place) -> Path:
@@ -215,9 +220,10 @@ def _write(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _ask(place: Place, method: str, path: str, **more: Any) -> urllib3.BaseHTTPResponse:
-    pool = urllib3.PoolManager(retries=False, timeout=_ANSWER_SECONDS)
+    authorities = None if place.ca_file is None else str(place.ca_file)
+    pool = urllib3.PoolManager(retries=False, timeout=_ANSWER_SECONDS, ca_certs=authorities)
     try:
-        return pool.request(method, f"http://{place.address('oidc')}{path}", **more)
+        return pool.request(method, f"{place.url(place.address('oidc'))}{path}", **more)
     finally:
         pool.clear()
 

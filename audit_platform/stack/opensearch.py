@@ -4,7 +4,8 @@ Belongs here: how a node is configured, asked and named to services. Does not: i
 (`opensearch_programs.py`), indexes and mappings (`adapters/opensearch/`), the care of processes.
 Source: OpenSearch's documentation of settings.
 
-There is no security plugin for this version in any package registry: no TLS, no users.
+There is no security plugin for this version in any package registry: no users, and TLS by a line
+before it (`tls_line.py`).
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class OpenSearchNode:
         if self.number != 1:
             return {}
         numbers = range(1, self.nodes + 1)
-        urls = (f"http://{place.front(f'opensearch-{n}')}" for n in numbers)
+        urls = (place.url(place.front(f"opensearch-{n}")) for n in numbers)
         return {
             "AUDIT_OPENSEARCH": ",".join(urls),
             "AUDIT_OPENSEARCH_SNAPSHOTS": str(snapshots(place)),

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from audit_platform.errors import StackError
+from audit_platform.stack import authority
 from audit_platform.stack.model import HOST, Place, Program, Server, Tell
 
 #: Debian 12's. Another major version cannot read this one's folder.
@@ -44,6 +45,9 @@ _DATABASE_SCRIPT: Final = """\
 SELECT 'CREATE DATABASE {name} OWNER {role}'
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '{name}')\\gexec
 """
+
+#: Who may come in with TLS on: everybody with a password, and nobody without TLS.
+_ONLY_TLS: Final = f"hostssl all all {HOST}/32 scram-sha-256\n"
 
 _ANSWER_SECONDS: Final = 2
 _SETTLE_SECONDS: Final = 30
@@ -78,6 +82,9 @@ class Primary:
         archive = folder / "archive"
         archive.mkdir(exist_ok=True)
         _give_away(archive)
+        if place.tls:
+            authority.prepare(place, self.name)
+            (folder / "hba.conf").write_text(_ONLY_TLS)
         data = folder / "data"
         if data.is_dir():
             return
@@ -104,6 +111,14 @@ class Primary:
         """See `model.Server`."""
         folder = place.folder(self.name)
         settings = _common(place, "postgres")
+        if place.tls:
+            files = authority.certificate_of(place, self.name)
+            settings |= {
+                "ssl": "on",
+                "ssl_cert_file": str(files.certificate),
+                "ssl_key_file": str(files.key),
+                "hba_file": str(folder / "hba.conf"),
+            }
         if self.archives:
             to = shlex.quote(f"{folder / 'archive'}") + "/%f"
             # Whole or not at all, and on the disk, before PostgreSQL may forget its own.
@@ -303,7 +318,15 @@ def _ask(place: Place, name: str, script: str, *, seconds: int) -> subprocess.Co
     return subprocess.run(  # noqa: S603 - a program of PostgreSQL, arguments of ours
         [_binary("psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", target],
         cwd="/",
-        env={"PGPASSWORD": _secret(place, "password").read_text(), "LC_ALL": "C"},
+        env={
+            "PGPASSWORD": _secret(place, "password").read_text(),
+            "LC_ALL": "C",
+            **(
+                {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(place.ca_file)}
+                if place.tls
+                else {}
+            ),
+        },
         input=script,
         capture_output=True,
         text=True,

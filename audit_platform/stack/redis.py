@@ -9,11 +9,13 @@ from __future__ import annotations
 import secrets
 import shutil
 import socket
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from audit_platform.errors import StackError
+from audit_platform.stack import authority
 from audit_platform.stack.model import HOST, Place, Program, Server, Tell
 
 _ANSWER_SECONDS: Final = 2.0
@@ -21,7 +23,7 @@ _ANSWER_SECONDS: Final = 2.0
 #: Rate limits of all tenants are a few kB; noeviction: a limit is never forgotten for room.
 _CONFIG: Final = """\
 bind {host}
-port {port}
+{ports}
 protected-mode yes
 daemonize no
 dir "{data}"
@@ -65,8 +67,20 @@ class Redis:
         config.touch(0o600)
         config.write_text(
             _CONFIG.format(
-                host=HOST, port=place.port("redis"), data=data, password=password.read_text()
+                host=HOST, ports=self._ports(place), data=data, password=password.read_text()
             )
+        )
+
+    def _ports(self, place: Place) -> str:
+        """The lines that say where it listens, and as whom with TLS."""
+        port = place.port(self.name)
+        if not place.tls:
+            return f"port {port}"
+        authority.prepare(place, self.name)
+        files = authority.certificate_of(place, self.name)
+        return (
+            f'port 0\ntls-port {port}\ntls-cert-file "{files.certificate}"\n'
+            f'tls-key-file "{files.key}"\ntls-auth-clients no'
         )
 
     def program(self, place: Place) -> Program:
@@ -77,7 +91,7 @@ class Redis:
         """See `model.Server`. While its file is loaded, or cannot be written, it is not ready."""
         question = f"AUTH {_password_file(place).read_text()}\r\nPING\r\n".encode()
         try:
-            with socket.create_connection((HOST, place.port("redis")), _ANSWER_SECONDS) as link:
+            with _connected(place) as link:
                 link.settimeout(_ANSWER_SECONDS)
                 link.sendall(question)
                 answer = b""
@@ -96,7 +110,16 @@ class Redis:
     def settings(self, place: Place) -> dict[str, str]:
         """See `model.Server`."""
         password = _password_file(place).read_text()
-        return {"AUDIT_REDIS": f"redis://:{password}@{place.front('redis')}/0"}
+        scheme = "rediss" if place.tls else "redis"
+        return {"AUDIT_REDIS": f"{scheme}://:{password}@{place.front('redis')}/0"}
+
+
+def _connected(place: Place) -> socket.socket:
+    link = socket.create_connection((HOST, place.port("redis")), _ANSWER_SECONDS)
+    if place.ca_file is None:
+        return link
+    # What fails closes the socket underneath as well.
+    return ssl.create_default_context(cafile=place.ca_file).wrap_socket(link, server_hostname=HOST)
 
 
 def _binary() -> str:

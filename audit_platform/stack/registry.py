@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from audit_platform.errors import StackError
-from audit_platform.stack.model import PORT_SPAN, Place, Server
+from audit_platform.stack.model import PORT_SPAN, TLS_LINES, Place, Server
 
 #: Modules of this package, in the order of starting. Each has `servers(size)`.
 SIZES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -33,8 +33,11 @@ SIZES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 
-#: In a full stack services reach every server through it, so it is always there.
+#: Services reach every server through it where it is, so it is started with any of them.
 PROXY: Final = "toxiproxy"
+
+#: With TLS: what speaks it for servers that cannot.
+TLS_LINE: Final = "tls_line"
 
 #: A stack that a person starts is here, below the current folder.
 DEFAULT_HOME: Final = Path(".audit/stack")
@@ -62,10 +65,26 @@ def _open_to_others(folder: Path) -> bool:
     return all(p.stat().st_mode & 0o001 for p in there)
 
 
-def servers(size: str) -> dict[str, Server]:
-    """All servers of that size by name, in the order of starting."""
+def servers_at(place: Place) -> dict[str, Server]:
+    """All servers of the stack of that place by name, in the order of starting."""
+    return servers(place.size, faults=place.faults, tls=place.tls)
+
+
+def servers(size: str, *, faults: bool = False, tls: bool = False) -> dict[str, Server]:
+    """All servers of that size by name, in the order of starting.
+
+    With `faults` also the fault proxy, which a full stack has anyway; with `tls` also the lines
+    that speak it for servers that cannot. Raises `StackError` for a full stack with TLS.
+    """
+    if tls and size != "small":
+        raise StackError(f"a {size} stack has no TLS", remedy="audit-platform stack up --tls")
     found: dict[str, Server] = {}
-    for name in SIZES[size]:
+    names = SIZES[size]
+    if faults and PROXY not in names:
+        names = (PROXY, *names)
+    if tls:
+        names = (*names, TLS_LINE)
+    for name in names:
         module = importlib.import_module(f"audit_platform.stack.{name}")
         for server in module.servers(size):
             found[server.name] = server
@@ -89,6 +108,7 @@ def choose(every: Mapping[str, Server], only: Iterable[str], size: str) -> list[
         return list(every.values())
     if PROXY in every:
         wanted.add(PROXY)
+    wanted |= {line for name, line in TLS_LINES.items() if name in wanted and line in every}
     grown = True
     while grown:
         more = {need for name in wanted for need in every[name].needs} - wanted
@@ -100,6 +120,8 @@ def choose(every: Mapping[str, Server], only: Iterable[str], size: str) -> list[
 def settings(place: Place, chosen: Sequence[Server]) -> dict[str, str]:
     """The `AUDIT_` settings by which services use these servers."""
     merged = {"AUDIT_PROFILE": "stack"}
+    if place.ca_file is not None:
+        merged["AUDIT_CA_FILE"] = str(place.ca_file)
     for server in chosen:
         for name, value in server.settings(place).items():
             if merged.setdefault(name, value) != value:

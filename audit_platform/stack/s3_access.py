@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Final
 
 from audit_platform.adapters.s3.client import Endpoint
@@ -34,10 +35,11 @@ class Access:
     writer: str
     reader: str
 
-    def endpoint(self, address: str, name: str = OWNER) -> Endpoint:
-        """A store at host:port, as one of the three."""
+    def endpoint(self, address: str, name: str = OWNER, *, ca_file: Path | None = None) -> Endpoint:
+        """A store at host:port, as one of the three; with `ca_file` it speaks TLS."""
         secret = {OWNER: self.owner, WRITER: self.writer, READER: self.reader}[name]
-        return Endpoint(f"http://{address}", BUCKET, name, secret)
+        scheme = "http" if ca_file is None else "https"
+        return Endpoint(f"{scheme}://{address}", BUCKET, name, secret, ca_file)
 
 
 def access(place: Place) -> Access:

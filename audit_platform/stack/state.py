@@ -42,6 +42,8 @@ class Shape:
 
     size: str
     base_port: int
+    faults: bool = False
+    tls: bool = False
     servers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     volumes: Mapping[str, int] = field(default_factory=dict)
     owner: Identity | None = None
@@ -172,10 +174,9 @@ def claim(place: Place, wanted: Shape) -> Shape:
     Raises `StackError` when another shape lies there.
     """
     there = read_shape(place.home)
-    if there is not None and (there.size, there.base_port) != (wanted.size, wanted.base_port):
+    if there is not None and _kind(there) != _kind(wanted):
         raise StackError(
-            f"{place.home} holds a stack of size {there.size} at port {there.base_port}, "
-            f"not of size {wanted.size} at port {wanted.base_port}",
+            f"{place.home} holds a stack of {_kind(there)}, not of {_kind(wanted)}",
             remedy="audit-platform stack wipe, or choose another --home",
         )
     if there is not None:
@@ -189,6 +190,13 @@ def claim(place: Place, wanted: Shape) -> Shape:
         (place.home / name).mkdir(exist_ok=True)
     write_shape(place.home, wanted)
     return wanted
+
+
+def _kind(shape: Shape) -> str:
+    """What cannot be changed once a stack is there, in words."""
+    proxy = ", with a fault proxy" if shape.faults else ""
+    tls = ", with TLS" if shape.tls else ""
+    return f"size {shape.size} at port {shape.base_port}{proxy}{tls}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

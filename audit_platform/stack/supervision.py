@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from audit_platform.errors import StackError
-from audit_platform.stack import children, keeper, packages, state, volumes
+from audit_platform.stack import authority, children, keeper, packages, state, volumes
 from audit_platform.stack.children import Identity
 from audit_platform.stack.model import PORTS, Place, Server, Tell
 from audit_platform.stack.starting import START_SECONDS, Starting
@@ -65,6 +65,8 @@ def up(
     shape = state.Shape(
         size=place.size,
         base_port=place.base_port,
+        faults=place.faults,
+        tls=place.tls,
         servers={server.name: tuple(server.needs) for server in servers},
         volumes=dict(bounded or {}),
         owner=owner,
@@ -217,6 +219,28 @@ def _look(
         memory_bytes=children.memory_bytes(members),
         log=state.log_of(home, name),
     )
+
+
+def rotate(place: Place, servers: Mapping[str, Server], *, tell: Tell) -> list[str]:
+    """A new certificate for each running server that has one; each is restarted with it.
+
+    Returns their names. The others run meanwhile. Raises `StackError` for a stack without TLS, and
+    for a server that does not come back: those after it keep theirs.
+    """
+    if not place.tls:
+        raise StackError(
+            f"the stack in {place.home} has no TLS",
+            remedy="audit-platform stack up --tls, in another --home",
+        )
+    with state.locked(place.home, tell):
+        names = [name for name in state.started_servers(place.home) if name in servers]
+        with_one = [n for n in names if authority.certificate_of(place, n).certificate.exists()]
+    for name in with_one:
+        with state.locked(place.home, tell):
+            authority.issue(place, name)
+            _end(place.home, name)
+        up(place, [servers[name]], tell=tell)
+    return with_one
 
 
 # ------------------------------------------------------------------------------------------ faults

@@ -1,4 +1,4 @@
-"""The fault proxy between services and servers, as a server of the full stack, and how it is told.
+"""The fault proxy between services and servers, as a server of the stack, and how it is told.
 
 Belongs here: having and starting toxiproxy, cutting and healing. Does not: which server has which
 listener (`model.PROXIED`).
@@ -59,7 +59,7 @@ class Toxiproxy:
             {
                 "name": name,
                 "listen": place.front(name),
-                "upstream": place.address(name),
+                "upstream": f"{HOST}:{place.door_port(name)}",
                 "enabled": True,
             }
             for name in PROXIED
@@ -98,10 +98,10 @@ class FaultProxy:
     """Its HTTP API, for faults. Every method raises `StackError` when it does not answer."""
 
     def __init__(self, place: Place) -> None:
-        if place.size != "full":
+        if not place.is_proxied:
             raise StackError(
-                f"a stack of size {place.size} has no fault proxy",
-                remedy="audit-platform stack up --size full, in another --home",
+                f"the stack in {place.home} has no fault proxy",
+                remedy="audit-platform stack up --faults, in another --home",
             )
         self._base = f"http://{place.address('toxiproxy')}"
         self._pool = urllib3.PoolManager(retries=False, timeout=_ASK_SECONDS)
@@ -169,4 +169,5 @@ def _check(server: str) -> None:
 
 def servers(size: str) -> Sequence[Server]:
     """The one fault proxy of a full stack."""
-    return (Toxiproxy(),) if size == "full" else ()
+    del size
+    return (Toxiproxy(),)

@@ -18,6 +18,7 @@ import urllib3
 
 from audit_platform.adapters.s3.bucket import make_bucket
 from audit_platform.errors import StackError
+from audit_platform.stack import authority
 from audit_platform.stack.golang import GoProgram
 from audit_platform.stack.model import Place, Program, Server, Tell
 from audit_platform.stack.s3_access import BUCKET, OWNER, READER, WRITER, Access, access
@@ -57,11 +58,15 @@ class Versitygw:
         access(place)
         for part in ("data", "versions", "iam"):
             (place.folder(NAME) / part).mkdir(parents=True, exist_ok=True)
+        authority.prepare(place, NAME)
 
     def program(self, place: Place) -> Program:
         """The gateway over its own folders."""
         folder = place.folder(NAME).absolute()
-        options = ("--port", place.address(NAME), "--health", _HEALTH, "--keep-alive", "--quiet")
+        options = ["--port", place.address(NAME), "--health", _HEALTH, "--keep-alive", "--quiet"]
+        if place.tls:
+            files = authority.certificate_of(place, NAME)
+            options += ["--cert", str(files.certificate), "--key", str(files.key)]
         return Program(
             argv=(
                 str(GO.path(place.cache)),
@@ -77,30 +82,35 @@ class Versitygw:
 
     def missing(self, place: Place) -> str:
         """Nothing once its health page answers."""
-        return unanswered(f"http://{place.address(NAME)}{_HEALTH}")
+        return unanswered(f"{place.url(place.address(NAME))}{_HEALTH}", place.ca_file)
 
     def settle(self, place: Place) -> None:
         """Make the identities and the bucket. Raises `StackError`, `StoreUnavailable`."""
         known = access(place)
         for name, secret in ((WRITER, known.writer), (READER, known.reader)):
             self._add_user(place, known, name, secret)
-        endpoint = known.endpoint(place.address(NAME))
+        endpoint = known.endpoint(place.address(NAME), ca_file=place.ca_file)
         make_bucket(endpoint, names={"writer": [WRITER], "reader": [READER]})
 
     def settings(self, place: Place) -> dict[str, str]:
         """The store's address; as the primary one also who a service is."""
-        url = f"http://{place.front(NAME)}"
+        url = place.url(place.front(NAME))
         if self.second:
             return {"AUDIT_S3_SECOND": url}
         return primary_settings(place, url)
 
     def _add_user(self, place: Place, known: Access, name: str, secret: str) -> None:
-        admin = ("admin", "--endpoint-url", f"http://{place.address(NAME)}")
+        admin = ("admin", "--endpoint-url", place.url(place.address(NAME)))
         make = ("create-user", "--access", name, "--role", "user")
         try:
             done = subprocess.run(  # noqa: S603 - a fixed list of arguments, no shell
                 [str(GO.path(place.cache)), *admin, *make, "--secret", secret],
-                env={"ADMIN_ACCESS_KEY": OWNER, "ADMIN_SECRET_KEY": known.owner},
+                env={
+                    "ADMIN_ACCESS_KEY": OWNER,
+                    "ADMIN_SECRET_KEY": known.owner,
+                    # Go's own name for the authorities that it believes.
+                    **({"SSL_CERT_FILE": str(place.ca_file)} if place.tls else {}),
+                },
                 check=False,
                 capture_output=True,
                 text=True,
@@ -125,9 +135,10 @@ def primary_settings(place: Place, url: str) -> dict[str, str]:
     }
 
 
-def unanswered(url: str) -> str:
+def unanswered(url: str, ca_file: Path | None = None) -> str:
     """Nothing if a URL answers 200 within 2 s, else what it does."""
-    with urllib3.PoolManager(retries=False) as http:
+    authorities = None if ca_file is None else str(ca_file)
+    with urllib3.PoolManager(retries=False, ca_certs=authorities) as http:
         try:
             answer = http.request("GET", url, timeout=2.0)
         except urllib3.exceptions.HTTPError as e:

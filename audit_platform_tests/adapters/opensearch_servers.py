@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
+import ssl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -29,10 +30,21 @@ def fresh_prefix() -> str:
     return f"t{secrets.token_hex(6)}"
 
 
-def ask(method: str, path: str, body: Any = None, *, url: str | None = None) -> Any:
+def ask(
+    method: str,
+    path: str,
+    body: Any = None,
+    *,
+    url: str | None = None,
+    ca_file: str | None = None,
+) -> Any:
     """Ask the server itself; its JSON. Fails on any status of 400 or more, except for DELETE."""
     parts = urlsplit((url or urls()).split(",")[0])
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_SECONDS)
+    address = (parts.hostname or "", parts.port)
+    connection = http.client.HTTPConnection(*address, timeout=_SECONDS)
+    if ca_file:
+        tls = ssl.create_default_context(cafile=ca_file)
+        connection = http.client.HTTPSConnection(*address, timeout=_SECONDS, context=tls)
     with closing(connection):
         data = None if body is None else json.dumps(body)
         connection.request(method, path, data, {"content-type": "application/json"})
@@ -44,11 +56,12 @@ def ask(method: str, path: str, body: Any = None, *, url: str | None = None) -> 
 
 
 @contextmanager
-def wiped(prefix: str, *, url: str | None = None) -> Iterator[str]:
+def wiped(prefix: str, *, url: str | None = None, ca_file: str | None = None) -> Iterator[str]:
     """A prefix; its indexes and template go at the end."""
     try:
         yield prefix
     finally:
-        for index in ask("GET", f"/{prefix}.*/_settings", url=url):
-            ask("DELETE", f"/{index}", url=url)
-        ask("DELETE", f"/_index_template/{prefix}.events-v1", url=url)
+        known = {"url": url, "ca_file": ca_file}
+        for index in ask("GET", f"/{prefix}.*/_settings", **known):
+            ask("DELETE", f"/{index}", **known)
+        ask("DELETE", f"/_index_template/{prefix}.events-v1", **known)

@@ -36,7 +36,7 @@ def test_a_run_is_kept_in_the_database_and_found_by_another_instance(
 ) -> None:
     database = stack_settings("postgres")["AUDIT_DATABASE"]
     monkeypatch.setenv("DAGSTER_FOLDER", str(tmp_path))
-    [(name, url)] = dagster_environment(database).items()
+    [(name, url)] = dagster_environment({"AUDIT_DATABASE": database}).items()
     monkeypatch.setenv(name, url)
     (tmp_path / "dagster.yaml").write_text(on_postgres(GIVEN))
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import redis
 from click.testing import CliRunner
 
 from audit_platform.cli import main
@@ -59,6 +63,36 @@ def test_help_teaches_and_loads_no_servers_module() -> None:
     # What takes its time is loaded when a command runs: no server's module, no client.
     assert "audit_platform.stack" not in done.stderr
     assert "urllib3" not in done.stderr
+
+
+def test_a_small_stack_may_have_tls_and_a_fault_proxy(place: Place) -> None:
+    base = str(place.base_port)
+    given = replace(place, faults=True, tls=True)
+    said = up_and_away(place, "--tls", "--faults", "--only", "redis", "--base-port", base)
+    assert "up: 2 servers." in said
+    exported = stack(place, "env")
+    assert f"export AUDIT_CA_FILE={given.authority}\n" in exported
+    assert "rediss://" in exported
+    assert f"@{given.front('redis')}/0" in exported
+    assert given.front("redis") != place.address("redis")
+    (shown,) = re.findall(r"AUDIT_REDIS=(\S+)", exported)
+
+    def ping() -> bool:
+        answers = redis.Redis.from_url(shown, ssl_ca_certs=str(given.authority), socket_timeout=2)
+        with closing(answers), suppress(redis.RedisError):
+            return bool(answers.ping())
+        return False
+
+    assert ping()
+    stack(place, "cut", "services", "redis")
+    assert not ping()
+    stack(place, "heal")
+    assert ping()
+    assert "new certificates: redis" in stack(place, "rotate")
+    assert ping()
+    assert "restart services" in stack(place, "rotate", "--authority")
+    assert "has no fault proxy" not in stack(place, "cut", "services", "redis")
+    stack(place, "wipe")
 
 
 def test_a_persons_way_from_up_to_wipe(place: Place) -> None:

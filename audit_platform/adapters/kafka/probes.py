@@ -8,6 +8,7 @@ Source: issue "The same path on the real servers" (probes for what librdkafka hi
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -23,13 +24,19 @@ _PROBE: Final = b"probe"
 
 
 def node_trouble(
-    address: str, known_as: str, seconds: float, *, user: str = "", password: str = ""
+    address: str,
+    known_as: str,
+    seconds: float,
+    *,
+    user: str = "",
+    password: str = "",
+    ca_file: Path | None = None,
 ) -> str:
     """Ask one node whether it knows itself as a broker of a cluster with a controller. "" if so.
 
     `known_as` is the host:port that the cluster tells its clients of that broker.
     """
-    servers = KafkaServers(address, user, password)
+    servers = KafkaServers(address, user, password, ca_file)
     watch = Watch(servers, quiet=True)
     admin = AdminClient(servers.config(watch))
     deadline = time.monotonic() + seconds

@@ -21,7 +21,8 @@ import orjson
 import urllib3
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from audit_platform.errors import TokensUnavailable
+from audit_platform.adapters.certificates import WANTED, disbelief
+from audit_platform.errors import SettingInvalid, TokensUnavailable
 
 _log: Final = logging.getLogger(__name__)
 
@@ -52,6 +53,10 @@ MAX_KEYS: Final = 100
 MIN_RSA_BITS: Final = 2048
 
 _DISCOVERY: Final = "/.well-known/openid-configuration"
+
+
+class OtherIssuer(ValueError):
+    """The provider calls itself something else than we do: none of its tokens would be taken."""
 
 
 class ProviderKeys:
@@ -114,6 +119,22 @@ class ProviderKeys:
         except (urllib3.exceptions.HTTPError, ValueError) as e:
             raise self._unavailable(f"{type(e).__name__}: {e}") from e
 
+    def check(self) -> None:
+        """Refuse a provider that answers and will never do; one that is away may come.
+
+        Raises `SettingInvalid`.
+        """
+        try:
+            self._fetch()
+        except urllib3.exceptions.HTTPError as e:
+            if why := disbelief(e):
+                found = f"{self._issuer_as_named}: {why}"
+                raise SettingInvalid("AUDIT_OIDC_ISSUER", found, WANTED) from e
+        except OtherIssuer as e:
+            raise SettingInvalid("AUDIT_OIDC_ISSUER", self._issuer_as_named, str(e)) from e
+        except ValueError:
+            pass  # it may be starting; the first token asks again
+
     def _unavailable(self, why: str) -> TokensUnavailable:
         return TokensUnavailable(
             f"the keys of {self._issuer_as_named} cannot be had: {why}",
@@ -148,7 +169,8 @@ class ProviderKeys:
         """Raises `ValueError` for an answer that is not as it must be."""
         said = self._object(self._issuer + _DISCOVERY)
         if said.get("issuer") != self._issuer_as_named:
-            raise ValueError(f"it says that it is the issuer {str(said.get('issuer'))[:200]!a}")
+            named = str(said.get("issuer"))[:200]
+            raise OtherIssuer(f"it says that it is the issuer {named!a}")
         uri = said.get("jwks_uri")
         if not isinstance(uri, str) or not _as_safe(uri, self._issuer):
             raise ValueError(f"its keys are at {str(uri)[:200]!a}")

@@ -17,7 +17,7 @@ from typing import Any, Final
 import jwt
 
 from audit_platform.adapters.oidc.provider_keys import ALGORITHMS, ProviderKeys
-from audit_platform.errors import AccessDenied
+from audit_platform.errors import AccessDenied, SettingInvalid
 from audit_platform.ports import Caller, Role
 from audit_platform.record.layout import TENANT_PATTERN
 
@@ -110,8 +110,17 @@ class OidcTokens:
 
 
 def open_oidc(issuer: str, audience: str, *, ca_file: Path | None = None) -> OidcTokens:
-    """Tokens of a provider. It need not answer yet; `close` when done."""
-    return OidcTokens(ProviderKeys(issuer, ca_file=ca_file), issuer, audience)
+    """Tokens of a provider. It need not answer yet; `close` when done.
+
+    Raises `SettingInvalid` for one that answers and will never do.
+    """
+    keys = ProviderKeys(issuer, ca_file=ca_file)
+    try:
+        keys.check()
+    except SettingInvalid:
+        keys.close()
+        raise
+    return OidcTokens(keys, issuer, audience)
 
 
 def _refused(why: str) -> AccessDenied:

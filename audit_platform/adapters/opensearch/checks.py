@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from audit_platform.adapters.certificates import WANTED, disbelief
 from audit_platform.adapters.opensearch.server import Refused, Server
 from audit_platform.adapters.opensearch.template import FORM, MAJOR, MAPPING, NOTES, Names
-from audit_platform.errors import SettingInvalid
+from audit_platform.errors import HotUnavailable, SettingInvalid
 
 _MISSING: Final = 404
 
@@ -47,6 +48,11 @@ class Checked:
             said = self._server.ask("GET", "/")
         except Refused as e:
             raise SettingInvalid("AUDIT_OPENSEARCH", f"{self._server.name}: {e}", wanted) from e
+        except HotUnavailable as e:
+            if why := disbelief(e):
+                found = f"{self._server.name}: {why}"
+                raise SettingInvalid("AUDIT_OPENSEARCH", found, WANTED) from e
+            raise
         version = said.get("version") if isinstance(said, dict) else None
         version = version if isinstance(version, dict) else {}
         found = f"{version.get('distribution', 'something else')} {version.get('number', '')}"

@@ -64,6 +64,8 @@ _NEVER: Final = {
     'database "': "the server has no such database",
     "certificate verify failed": "the server's certificate is not from AUDIT_CA_FILE",
     "server certificate for": "the server's certificate has another name",
+    "expected authentication request": "it is no PostgreSQL",
+    "invalid response to SSL negotiation": "it is no PostgreSQL",
     "does not support SSL": "the server has no TLS, and AUDIT_CA_FILE asks for it",
 }
 

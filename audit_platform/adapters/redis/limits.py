@@ -19,7 +19,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from audit_platform.adapters.certificates import WANTED, disbelief
 from audit_platform.adapters.embedded.limits import BURST_SECONDS, LocalLimits
+from audit_platform.errors import SettingInvalid
 
 _log: Final = logging.getLogger(__name__)
 
@@ -128,7 +130,10 @@ class RedisLimits:
 
 
 def open_redis(url: str, prefix: str, rate: float, *, ca_file: Path | None = None) -> RedisLimits:
-    """Limits at a redis:// or rediss:// URL; `rate` is events a second of each tenant, above 0."""
+    """Limits at a redis:// or rediss:// URL; `rate` is events a second of each tenant, above 0.
+
+    It need not answer yet. Raises `SettingInvalid` for one that answers and will never do.
+    """
     tls: dict[str, Any] = {} if ca_file is None else {"ssl_ca_certs": str(ca_file)}
     client = redis.Redis.from_url(
         url,
@@ -139,4 +144,22 @@ def open_redis(url: str, prefix: str, rate: float, *, ca_file: Path | None = Non
         **(tls if url.startswith("rediss:") else {}),
     )
     parts = urlsplit(url)
-    return RedisLimits(client, f"redis://{parts.hostname}:{parts.port or 6379}", prefix, rate)
+    name = f"redis://{parts.hostname}:{parts.port or 6379}"
+    try:
+        _refuse_what_is_wrong(client, name)
+    except SettingInvalid:
+        client.close()
+        raise
+    return RedisLimits(client, name, prefix, rate)
+
+
+def _refuse_what_is_wrong(client: redis.Redis, name: str) -> None:
+    """Ask once. One that is away is no reason not to start: `LocalLimits` stand in."""
+    try:
+        client.ping()
+    except (redis.AuthenticationError, redis.InvalidResponse) as e:
+        wanted = "a Redis, with its password in the URL"
+        raise SettingInvalid("AUDIT_REDIS", f"{name}: {str(e)[:100]}", wanted) from e
+    except (redis.RedisError, OSError) as e:
+        if why := disbelief(e):
+            raise SettingInvalid("AUDIT_REDIS", f"{name}: {why}", WANTED) from e

@@ -35,6 +35,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError as Urllib3Error
 
+from audit_platform.adapters.certificates import WANTED, disbelief
 from audit_platform.errors import ObjectNotFound, SettingInvalid, StoreUnavailable
 
 _Result = TypeVar("_Result")
@@ -221,6 +222,8 @@ def _of_bucket(ask: Callable[..., dict[str, Any]], endpoint: Endpoint) -> dict[s
     except ClientError as e:
         raise _about_bucket(e, endpoint) from e
     except (BotoCoreError, HTTPClientError, ResponseParserError, Urllib3Error, OSError) as e:
+        if why := disbelief(e):
+            raise SettingInvalid("AUDIT_S3", f"{endpoint.host}: {why}", WANTED) from e
         cause = repr(getattr(e, "kwargs", {}).get("error"))
         if isinstance(e, ResponseParserError) or "BadStatusLine" in cause:  # no S3, or no HTTP
             raise SettingInvalid("AUDIT_S3", endpoint.host, _A_STORE) from e

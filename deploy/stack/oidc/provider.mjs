@@ -5,6 +5,8 @@
 // Source: RFC 9068 (JWT access tokens), RFC 6749 section 4.4 (client credentials).
 
 import { readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { createServer as createTlsServer } from "node:https";
 import { Provider } from "oidc-provider";
 
 const config = JSON.parse(readFileSync(process.argv[2], "utf8"));
@@ -40,9 +42,13 @@ const provider = new Provider(config.issuer, {
   extraTokenClaims: (_ctx, token) => claims[token.clientId],
 });
 
-const server = provider.listen(config.port, config.host, () =>
-  console.log(`${config.issuer} is listening`),
-);
+const server = config.tls
+  ? createTlsServer(
+      { cert: readFileSync(config.tls.cert), key: readFileSync(config.tls.key) },
+      provider.callback(),
+    )
+  : createServer(provider.callback());
+server.listen(config.port, config.host, () => console.log(`${config.issuer} is listening`));
 for (const signal of ["SIGTERM", "SIGINT"]) {
   process.on(signal, () => {
     server.close(() => process.exit(0)); // the provider's own timers would keep it alive

@@ -1,6 +1,8 @@
-"""A line that can be cut: a TCP relay between an edge and the ingest-gateway, as a process.
+"""A line: a TCP relay on the loopback, as a process. It can be cut, and it can speak TLS.
 
-Belongs here: copying bytes both ways, cutting and healing. Does not: when (`edges.py`), HTTP.
+The demo cuts one between an edge and the ingest-gateway; a stack with TLS has one before a server
+that cannot speak it. Belongs here: copying bytes both ways, cutting and healing. Does not: when
+(`demo/edges.py`), certificates (`authority.py`), HTTP.
 Source: failure 10 (network partition between edge and cluster).
 
 Cut means: the connections that are there end at once, and nobody listens any more, as behind a
@@ -13,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import signal
+import ssl
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -22,11 +25,15 @@ _PIECE: Final = 64 * 1024
 
 
 class Relay:
-    """Listens on `port` of the loopback and passes everything on to `target_port`."""
+    """Listens on `port` of the loopback and passes everything on to `target_port`.
 
-    def __init__(self, port: int, target_port: int) -> None:
+    With `tls` who connects must speak it; what is passed on is plain.
+    """
+
+    def __init__(self, port: int, target_port: int, tls: ssl.SSLContext | None = None) -> None:
         self._port = port
         self._target_port = target_port
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._passing: set[asyncio.Task[None]] = set()
 
@@ -48,7 +55,9 @@ class Relay:
     async def heal(self) -> None:
         """Listen (again). Idempotent. Raises `OSError` when the port is taken."""
         if self._server is None:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+            self._server = await asyncio.start_server(
+                self._accept, "127.0.0.1", self._port, ssl=self._tls
+            )
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._pass_on(reader, writer))
@@ -73,11 +82,14 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while piece := await reader.read(_PIECE):
             writer.write(piece)
             await writer.drain()
-        writer.write_eof()
+        if writer.can_write_eof():
+            writer.write_eof()
+        else:
+            writer.close()  # TLS cannot end one way alone
 
 
-async def _run(port: int, target_port: int) -> None:
-    relay = Relay(port, target_port)
+async def _run(port: int, target_port: int, tls: ssl.SSLContext | None) -> None:
+    relay = Relay(port, target_port, tls)
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     wanted: asyncio.Queue[bool] = asyncio.Queue()
@@ -98,12 +110,18 @@ async def _run(port: int, target_port: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: `python -m audit_platform.demo.relay --help`."""
+    """Command line: `python -m audit_platform.stack.relay --help`."""
     parser = argparse.ArgumentParser(description="Pass TCP on; SIGUSR1 cuts, SIGUSR2 heals.")
     parser.add_argument("--port", type=int, required=True, help="where it listens (loopback)")
     parser.add_argument("--target-port", type=int, required=True, help="where it passes on to")
+    parser.add_argument("--certificate", default="", help="a file: speak TLS, as who it says")
+    parser.add_argument("--key", default="", help="the certificate's key, a file")
     given = parser.parse_args(arguments)
-    asyncio.run(_run(given.port, given.target_port))
+    tls = None
+    if given.certificate:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(given.certificate, given.key)
+    asyncio.run(_run(given.port, given.target_port, tls))
     return 0
 
 

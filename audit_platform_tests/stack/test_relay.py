@@ -41,7 +41,7 @@ def _echo() -> Iterator[int]:
 @contextmanager
 def _relay(target: int) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     port = free_port()
-    command = [sys.executable, "-m", "audit_platform.demo.relay", "--port", str(port)]
+    command = [sys.executable, "-m", "audit_platform.stack.relay", "--port", str(port)]
     with subprocess.Popen([*command, "--target-port", str(target)]) as relay:
         try:
             wait_for("the relay to listen", lambda: _listens(port))
