@@ -56,9 +56,9 @@ format: $(STAMP) ## write the code as ruff would
 	@$(RUN)/ruff check --fix .
 	@$(RUN)/ruff format .
 
-soak: $(STAMP) ## every call of every port fails once; random kills under load: KILLS=200 SEED=1 (a seed replays)
-	@SOAK=1 $(RUN)/python -m pytest -q audit_platform_tests/failures/test_each_port_call_fails.py
-	@$(RUN)/python -m audit_platform_tests.soak $(or $(KILLS),200) $(SEED)
+soak: $(STAMP) ## random kills under load: KILLS=200 SEED=1 (a seed replays); PROFILE=stack: of real servers
+	@$(if $(PROFILE),,SOAK=1 $(RUN)/python -m pytest -q audit_platform_tests/failures/test_each_port_call_fails.py)
+	@$(RUN)/python -m audit_platform_tests.soak $(ON) $(if $(KILLS),--faults $(KILLS)) $(if $(SEED),--seed $(SEED))
 
 fuzz: $(STAMP) ## every parser of foreign bytes, with many more examples than the tests take
 	@$(RUN)/python -m pytest -n 2 -q --hypothesis-profile=fuzz audit_platform_tests/fuzz

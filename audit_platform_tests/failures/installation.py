@@ -61,7 +61,7 @@ SECOND: Final = {
 }
 
 #: A process on a loaded machine may take this long to start, answer or end.
-PATIENCE_SECONDS: Final = 60.0
+PATIENCE_SECONDS: Final = 120.0
 
 
 def wait_for(what: str, ready: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
@@ -422,6 +422,7 @@ def copy_bucket(settings: Settings, folder: Path) -> None:
         aws_access_key_id=settings.s3_access_key,
         aws_secret_access_key=settings.s3_secret_key,
         region_name="us-east-1",
+        verify=None if settings.ca_file is None else str(settings.ca_file),
     )
     oldest: dict[str, str] = {}  # a key's versions are listed newest first
     for page in client.get_paginator("list_object_versions").paginate(Bucket=settings.s3_bucket):

@@ -45,7 +45,10 @@ def own_names(place: Place, settings: Mapping[str, str], store: str) -> Iterator
         add_identity(owner, prefix, secret, "writer")
         who = {"AUDIT_S3_ACCESS_KEY": prefix, "AUDIT_S3_SECRET_KEY": secret}
     search = settings["AUDIT_OPENSEARCH"]
-    with new_database(settings["AUDIT_DATABASE"]) as database, wiped(prefix, url=search):
+    with (
+        new_database(settings["AUDIT_DATABASE"]) as database,
+        wiped(prefix, url=search, ca_file=settings.get("AUDIT_CA_FILE")),
+    ):
         yield {
             **settings,
             **who,
