@@ -13,6 +13,7 @@ from pydantic import Field
 from audit_platform.defs.attempts import TENANT_TAG
 from audit_platform.defs.cold import RETRY
 from audit_platform.defs.metadata import explained
+from audit_platform.defs.pools import REPAIR
 from audit_platform.defs.record_action import record_action
 from audit_platform.operations.dlq.replay import EVENTS_PER_SECOND, Replay, replay
 from audit_platform.operations.query.reader import Reader
@@ -93,6 +94,7 @@ def _metadata(told: Replay, seconds: float) -> dict[str, dg.MetadataValue]:
 
 @dg.job(
     name=REPLAY_DLQ,
+    tags=REPAIR,
     description=(
         "Carry out an approved proposal about dead letters. May be stopped at any moment: the next "
         "run goes on with the first chunk that is not written down."

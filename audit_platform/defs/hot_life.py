@@ -14,6 +14,7 @@ import dagster as dg
 from audit_platform.defs.cold import RETRY
 from audit_platform.defs.hot import HOT_INDEX
 from audit_platform.defs.metadata import MAX_LISTED, explained
+from audit_platform.defs.pools import REPAIR
 from audit_platform.defs.record_action import record_action
 from audit_platform.defs.schedules import RUN_BY_ITSELF
 from audit_platform.operations.hot_life import Life, LifeStep, State, bring_on, lives
@@ -113,6 +114,7 @@ def no_index_is_stuck(platform: dg.ResourceParam[Platform]) -> dg.AssetCheckResu
 
 @dg.job(
     name=HOT_LIFE,
+    tags=REPAIR,
     description=(
         "Bring each search index on in its life: merged after 30 days, deleted after 90 where its "
         "day is sealed and proved. What is stuck is shown and tried again. May be stopped and "

@@ -25,6 +25,7 @@ from audit_platform.defs.hot import (
 )
 from audit_platform.defs.metadata import MAX_LISTED, ROW_COUNT, explained
 from audit_platform.defs.partitions import TENANT, TenantDay, new_tenants
+from audit_platform.defs.pools import CHECK, REPAIR
 from audit_platform.defs.record_action import record_action
 from audit_platform.defs.schedules import RUN_BY_ITSELF
 from audit_platform.operations.hot_snapshots import (
@@ -103,6 +104,7 @@ def snapshot(
 
 @dg.job(
     name=SNAPSHOT_HOT,
+    tags=CHECK,
     description=(
         "Copy every search index that is read, then let the oldest copies go. Runs beside all "
         "services. May be stopped and started at any time."
@@ -257,6 +259,7 @@ def _restore_day(
 
 @dg.job(
     name=RESTORE_HOT,
+    tags=REPAIR,
     description=(
         "Bring a tenant's search index back out of a snapshot. Runs beside all services; searches "
         "read the old index until the new one is proved. May be stopped and started at any time."
@@ -323,6 +326,7 @@ def _observation(drilled: Drilled, seconds: float) -> dg.AssetObservation:
 
 @dg.job(
     name=RESTORE_DRILL,
+    tags=CHECK,
     description=(
         "Practise: restore a random tenant's day beside the one that is read, prove it, throw it "
         "away. Nobody's search changes. May be stopped and started at any time."

@@ -45,7 +45,6 @@ def lock_holds(
             "lock": dg.MetadataValue.text(probe.lock),
             "canary": dg.MetadataValue.text(probe.key),
             "attempts": dg.MetadataValue.json({a.what: a.detail for a in probe.attempts}),
-            "old_canaries_removed": dg.MetadataValue.int(probe.removed),
         },
     )
 

@@ -12,7 +12,7 @@ POOL_TAG: Final = "audit/pool"
 #: Repairs and what people launch: one at once.
 REPAIR: Final = {POOL_TAG: "repair"}
 
-#: Verification and other checks, which may read for hours: one at once.
+#: What reads or copies for hours (verification, drills, snapshots): one at once.
 CHECK: Final = {POOL_TAG: "check"}
 
 #: Sealing goes before all that waits in the queue.

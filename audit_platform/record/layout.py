@@ -154,7 +154,7 @@ def generation_key(generation: int) -> str:
 
 
 def lock_probe_key(day: str) -> str:
-    """Key of the object by which the exporter tries the store's lock on a day. No evidence."""
+    """Key of the canary by which the store's lock is tried on a day. No evidence."""
     return f"{PROBES}/lock/{day}.txt"
 
 
@@ -313,8 +313,3 @@ def hold_prefix(tenant_id: str, day: str) -> str:
 def hold_key(tenant_id: str, day: str, number: int, act: str) -> str:
     """Key of one act (`hold`, `lift-asked`, `lifted`) of hold number `number` (from 1)."""
     return f"{hold_prefix(tenant_id, day)}{number:06d}-{act}.json"
-
-
-def probe_key(day: str, number: int) -> str:
-    """Key of the canary number `number` (from 1) of a day."""
-    return f"{PROBES}/{day}-{number:06d}"

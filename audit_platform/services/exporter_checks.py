@@ -11,14 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from audit_platform.errors import (
-    AccessDenied,
-    HotUnavailable,
-    LogUnavailable,
-    ObjectLocked,
-    ObjectNotFound,
-    StoreUnavailable,
-)
+from audit_platform.errors import HotUnavailable, LogUnavailable, StoreUnavailable
 from audit_platform.metrics.probes import (
     HOT_BLOCKED,
     HOT_DISK_FREE,
@@ -30,18 +23,16 @@ from audit_platform.metrics.probes import (
     OPEN_INCIDENTS,
     UNACCOUNTED_EVENTS,
 )
-from audit_platform.operations.claims import lock_until
 from audit_platform.operations.generations import current_generation
 from audit_platform.operations.incidents import incidents
+from audit_platform.operations.lock_probe import probe_lock
 from audit_platform.operations.reconcile import reconcile
 from audit_platform.ports import HotState, Objects, Platform
-from audit_platform.record.layout import MS_PER_DAY, day_of, generation_key, lock_probe_key
+from audit_platform.record.layout import generation_key
 from audit_platform.telemetry import Telemetry
 
 _UNREACHABLE: Final = "unreachable"
 _STATUSES: Final = ("green", "yellow", "red", _UNREACHABLE)
-
-_CANARY: Final = b"The exporter tries in vain to delete this.\n"
 
 
 def tell_hot(ask: Callable[[], HotState], telemetry: Telemetry) -> None:
@@ -88,41 +79,14 @@ def ask_objects(objects: Objects) -> None:
 
 
 def try_lock(platform: Platform, telemetry: Telemetry) -> None:
-    """Lock an object for a day and try to delete it: it must be refused, and be there as before.
-
-    One object a day, whose lock is lengthened each time: services may not delete even what is not
-    locked any more, so nobody would clear them away. Raises `StoreUnavailable`.
-    """
-    now_ms = platform.clock.now_ms()
-    key, until_ms = lock_probe_key(day_of(now_ms)), lock_until(now_ms, MS_PER_DAY)
-    objects = platform.objects
-    version = objects.oldest(key)
-    if version is None:
-        version = objects.put(key, _CANARY, retain_until_ms=until_ms, if_absent=False)
-    elif version.retain_until_ms < until_ms:
-        version = objects.extend(key, version.version_id, until_ms)
-    is_broken = _is_deleted(objects, key, version.version_id)
-    telemetry.set(OBJECT_LOCK_BROKEN, is_broken)
-    if is_broken:
+    """Attack the canary of the day. Raises `StoreUnavailable`, also when its lock does not hold."""
+    probe = probe_lock(platform)
+    telemetry.set(OBJECT_LOCK_BROKEN, not probe.held)
+    if not probe.held:
         raise StoreUnavailable(
-            f"the lock of {key} does not hold", remedy="audit-platform store certify tells more"
+            f"the lock of {probe.key} does not hold",
+            remedy="audit-platform store certify tells more",
         )
-
-
-def _is_deleted(objects: Objects, key: str, version_id: str) -> bool:
-    try:
-        objects.delete(key, version_id)
-    except ObjectLocked:
-        pass
-    except AccessDenied:
-        return True  # refused, but not for a lock: it does not read back
-    else:
-        return True
-    try:
-        data = objects.get(key, version_id)
-    except ObjectNotFound:
-        return True
-    return data != _CANARY
 
 
 def tell_accounts(platform: Platform, telemetry: Telemetry) -> None:

@@ -14,6 +14,7 @@ import yaml
 from audit_platform.adapters.clock import ScaledClock
 from audit_platform.defs.build import build_definitions
 from audit_platform.defs.partitions import SCALED_DAYS_AHEAD, days_ahead, tenant_days
+from audit_platform.defs.pools import POOL_TAG
 from audit_platform.record import layout
 from audit_platform.settings import Settings
 
@@ -98,6 +99,7 @@ def test_the_names_are_these() -> None:
         ("reconcile_nightly", "15 1 * * *", "UTC"),
         ("rolling_nightly", "0 3 * * *", "UTC"),
         ("snapshot_six_hourly", "20 */6 * * *", "UTC"),
+        ("verify_hot_yesterday", "45 2 * * *", "UTC"),
         ("verify_yesterday", "30 2 * * *", "UTC"),
     ]
     for name in sensors:
@@ -124,6 +126,12 @@ def test_jobs_by_day_take_a_tenant_and_a_day_and_run_in_one_process() -> None:
         assert job.executor_def is dg.in_process_executor
     steps = {n.name for n in definitions.resolve_job_def("verify_day").nodes}
     assert steps == {"verification"}  # nothing is materialized again
+
+
+def test_every_job_but_sealing_waits_in_a_pool_so_that_sealing_finds_a_place() -> None:
+    repository = build_definitions().get_repository_def()
+    without = [j.name for j in repository.get_all_jobs() if POOL_TAG not in j.tags]
+    assert sorted(without) == ["__ASSET_JOB", "seal_day"]
 
 
 #: Loads the definitions while every file that Python opens, makes or lists is noted.

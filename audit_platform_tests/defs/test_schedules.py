@@ -1,4 +1,4 @@
-"""`verify_yesterday`: for whom it asks, and where it runs by itself."""
+"""Schedules of yesterday: for whom they ask, and where they run by themselves."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from audit_platform.defs.partitions import SETTINGS, TENANT
-from audit_platform.defs.schedules import BY_ITSELF, verify_yesterday
+from audit_platform.defs.schedules import BY_ITSELF, verify_hot_yesterday, verify_yesterday
 from audit_platform.record import layout
 from audit_platform_tests.defs.conftest import Orchestra
 from audit_platform_tests.world import DAY, open_world, sealed_day
@@ -25,15 +25,17 @@ def orchestra(tmp_path: Path) -> Iterator[Orchestra]:
         yield Orchestra(world, instance)
 
 
-def requests(orchestra: Orchestra) -> list[dg.RunRequest | dg.SkipReason]:
+def requests(
+    orchestra: Orchestra, schedule: dg.ScheduleDefinition = verify_yesterday
+) -> list[dg.RunRequest | dg.SkipReason]:
     """What one tick at half past two asks for; each request is resolved for its job."""
-    job = orchestra.definitions.resolve_job_def("verify_day")
+    job = orchestra.definitions.resolve_job_def(schedule.job_name)
     with dg.build_schedule_context(
         orchestra.instance,
         scheduled_execution_time=datetime(2026, 3, 2, 2, 30, tzinfo=UTC),
         resources={"platform": orchestra.world.platform},
     ) as context:
-        asked = verify_yesterday(context)
+        asked = schedule(context)
     assert isinstance(asked, Iterator)
     out: list[dg.RunRequest | dg.SkipReason] = []
     for item in asked:
@@ -69,12 +71,39 @@ def test_a_day_that_was_never_sealed_is_asked_for_too_and_fails(orchestra: Orche
     assert not orchestra.run("verify_day", "north", DAY).success
 
 
-def test_without_tenants_it_says_so(orchestra: Orchestra) -> None:
-    (skipped,) = requests(orchestra)
+def test_yesterdays_indexes_that_are_read_are_held_against_the_record(
+    orchestra: Orchestra,
+) -> None:
+    world = orchestra.world
+    sealed_day(world, "north")
+    world.index()
+    world.edge("south")
+    world.clock.ms = layout.day_start_ms(NEXT) + 9_000_000
+    (request,) = requests(orchestra, verify_hot_yesterday)
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == f"{DAY}|north"
+    assert request.tags["audit/cause"] == "verify_hot_yesterday"
+    assert orchestra.run("verify_hot", "north", DAY).success
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (verify_yesterday, "no tenant was there on "),
+        (verify_hot_yesterday, f"no index of {layout.next_day(DAY, -1)} is read"),
+    ],
+)
+def test_with_nothing_to_verify_they_say_so(
+    orchestra: Orchestra, schedule: dg.ScheduleDefinition, words: str
+) -> None:
+    (skipped,) = requests(orchestra, schedule)
     assert isinstance(skipped, dg.SkipReason)
-    assert str(skipped.skip_message).startswith("no tenant was there on ")
+    assert str(skipped.skip_message).startswith(words)
 
 
-def test_it_runs_by_itself_only_in_the_profiles_that_are_named() -> None:
-    running = verify_yesterday.default_status is dg.DefaultScheduleStatus.RUNNING
+@pytest.mark.parametrize("schedule", [verify_yesterday, verify_hot_yesterday])
+def test_they_run_by_themselves_only_in_the_profiles_that_are_named(
+    schedule: dg.ScheduleDefinition,
+) -> None:
+    running = schedule.default_status is dg.DefaultScheduleStatus.RUNNING
     assert running == (SETTINGS.profile in BY_ITSELF)

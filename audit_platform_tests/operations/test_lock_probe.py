@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from audit_platform.errors import AccessDenied
 from audit_platform.operations.lock_probe import LockProbe, probe_lock
 from audit_platform.ports import ObjectVersion
 from audit_platform.record import layout
+from audit_platform_tests.clocks import START_MS
 from audit_platform_tests.world import World, open_world
 
 
@@ -27,6 +29,8 @@ class Weak:
 
     def delete(self, key: str, version_id: str | None = None) -> None:
         """Done, whatever the lock says."""
+        if self._weak == "rights":
+            raise AccessDenied("you may not delete anything")
         if self._weak == "delete":
             self._clock.advance(2 * layout.MS_PER_DAY)
         self._objects.delete(key, version_id)
@@ -69,6 +73,7 @@ def test_every_attempt_is_refused_and_the_store_says_how_strong_its_lock_is(
         ("shorten", ["shorten the lock"]),
         ("no lock", ["read the lock back"]),
         ("body", ["read the body back"]),
+        ("rights", ["delete the version"]),
     ],
 )
 def test_a_lock_that_does_not_hold_is_found_out(tmp_path: Path, weak: str, what: list[str]) -> None:
@@ -77,9 +82,12 @@ def test_a_lock_that_does_not_hold_is_found_out(tmp_path: Path, weak: str, what:
         assert failed(probe_lock(platform)) == what
 
 
-def test_canaries_are_cleared_when_their_day_is_over(tmp_path: Path) -> None:
+def test_there_is_one_canary_a_day_and_its_lock_grows(tmp_path: Path) -> None:
     with open_world(tmp_path, partitions=1) as world:
         first = probe_lock(world.platform)
+        world.clock.advance(3_600_000)
+        assert probe_lock(world.platform).key == first.key
+        (version,) = world.platform.objects.versions("probes/v1/")
+        assert version.retain_until_ms == START_MS + 3_600_000 + layout.MS_PER_DAY
+        world.clock.advance(layout.MS_PER_DAY)
         assert probe_lock(world.platform).key != first.key
-        world.clock.advance(2 * layout.MS_PER_DAY)
-        assert probe_lock(world.platform).removed == 2
