@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # they are slow to import, and `--help` imports the ports
@@ -821,6 +822,7 @@ class Platform:
 
     `tokens`: None without an identity provider. `limits`: None without any limit. `log_errors`:
     errors that the log's clients met in this process so far, by the log's names; never blocks.
+    `work`: a folder of this machine for what may be lost at any time; None without one.
     """
 
     clock: Clock
@@ -834,6 +836,7 @@ class Platform:
     limits: Limits | None = None
     snapshots: HotSnapshots | None = None
     log_errors: Callable[[], Mapping[str, int]] = dict
+    work: Path | None = None
 
 
 # --------------------------------------------------------------------------------------- probes

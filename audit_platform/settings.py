@@ -140,6 +140,11 @@ class Settings:
         return self.home / "hot-snapshots"
 
     @property
+    def work_folder(self) -> Path:
+        """What may be lost at any time: rows of a day that is being sealed."""
+        return self.home / "work"
+
+    @property
     def keys_folder(self) -> Path:
         """Folder of the signing keys."""
         return self.home / "keys"

@@ -241,6 +241,7 @@ def open_platform(settings: Settings, *, clock: Clock | None = None) -> Platform
             limits=_limits(settings, opened),
             snapshots=snapshots,
             log_errors=log_errors,
+            work=settings.work_folder,
             close=opened.pop_all().close,
         )
 

@@ -111,6 +111,11 @@ def seal(
             progress = partial(context.log.info, "%s %s: %s %d rows", target.tenant_id, target.day)
             result = seal_day(platform, target.tenant_id, target.day, progress)
             seconds = time.monotonic() - start
+            if result.landing_skipped:
+                context.log.info("%s: landing was read by an earlier run", target.key)
+            if result.skipped:
+                names = ", ".join(result.skipped)
+                context.log.info("%s: put by an earlier run, not again: %s", target.key, names)
             hours = events_per_hour(platform, result.manifest_key)
         shown = {
             COLD_DAY: day_metadata(result, seconds, hours),

@@ -129,6 +129,8 @@ def day_metadata(result: SealResult, seconds: float, hours: Sequence[int]) -> Me
         "seal_seconds": dg.MetadataValue.float(round(seconds, 3)),
         "events_per_hour": dg.MetadataValue.md(hours_markdown(hours)),
         "sealed_before": dg.MetadataValue.bool(result.adopted),
+        "parts_skipped": dg.MetadataValue.json(list(result.skipped)),
+        "landing_skipped": dg.MetadataValue.bool(result.landing_skipped),
     }
     if result.rows:
         each = round(result.bytes / result.rows, 1)

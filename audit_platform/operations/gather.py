@@ -83,9 +83,15 @@ def sorted_rows(
 ) -> Iterator[pa.RecordBatch]:
     """Rows of `EVENT_SCHEMA` in the sort order of a sealed day, one bucket of devices at a time.
 
-    Of equal events the first stays, a sealed one before any in landing; `seen` counts the others.
-    Each row's rebuilt canonical event has its hash. Raises `SealRefused` for bytes that are not
-    what they were.
+    As `spilled` and `rows_of`, one after the other.
+    """
+    return rows_of(spilled(objects, sources, folder, seen), tenant_id, seen)
+
+
+def spilled(objects: Objects, sources: Sources, folder: Path, seen: Gathered) -> list[Path]:
+    """Files of rows in a folder, those of neighbouring devices together; `seen` counts them.
+
+    Raises `SealRefused` for bytes that are not what they were, `StoreUnavailable`.
     """
     for part in sources.base:
         _verify_object(objects, part, "its manifest")
@@ -94,11 +100,19 @@ def sorted_rows(
     buckets = _plan(objects, sources)
     paths = [folder / f"bucket-{i}.arrow" for i in range(buckets.count)]
     _spill(objects, sources, buckets, paths, seen)
+    return paths
+
+
+def rows_of(paths: Sequence[Path], tenant_id: str, seen: Gathered) -> Iterator[pa.RecordBatch]:
+    """Rows of spilled files, sorted, one file at a time; the files stay.
+
+    Of equal events the first stays, a sealed one before any in landing; `seen` counts the others.
+    Each row's rebuilt canonical event has its hash. Raises `SealRefused` for one that has not.
+    """
     for path in paths:
         # Mapped: rows are copied once, into their order's place.
         with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
             batches = reader.read_all().combine_chunks().to_batches()
-        path.unlink()
         for rows in batches:
             yield _deduplicated(
                 _proved(rows.take(pa.array(sealed.sort_order(rows))), tenant_id), seen

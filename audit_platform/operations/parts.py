@@ -33,18 +33,23 @@ def put_parts(
     day: str,
     rows: Iterator[pa.RecordBatch],
     progress: Progress,
-) -> list[Part]:
+) -> tuple[list[Part], list[str]]:
     """Cut by device into parts and put each; a part never shares a device with another.
 
-    Each batch holds whole devices. Raises `StoreUnavailable`.
+    Each batch holds whole devices. Returns the parts, and the keys of those that an earlier sealer
+    had put. Raises `StoreUnavailable`.
     """
     parts: list[Part] = []
+    skipped: list[str] = []
     done = 0
     writer = sealed.PartWriter()
 
     def put() -> None:
         nonlocal done, writer
-        parts.append(_put(platform, tenant_id, day, writer, len(parts)))
+        part, was_there = _put(platform, tenant_id, day, writer, len(parts))
+        parts.append(part)
+        if was_there:
+            skipped.append(part.object.key)
         done += writer.rows
         progress("sealed", done)
         writer = sealed.PartWriter()
@@ -56,24 +61,40 @@ def put_parts(
         writer.write(batch)
     if writer.rows:
         put()
-    return parts
+    return parts, skipped
 
 
 def _put(
     platform: Platform, tenant_id: str, day: str, writer: sealed.PartWriter, number: int
-) -> Part:
+) -> tuple[Part, bool]:
     data, facts = writer.close()
     digest = hashlib.sha256(data).hexdigest()
     key = layout.part_key(tenant_id, day, number, digest)
-    stored = put_data(platform, key, data, digest)
-    reach(Killpoint.PART_PUT)
-    return Part(
+    stored = _adopted(platform, key, digest)
+    was_there = stored is not None
+    if stored is None:
+        stored = put_data(platform, key, data, digest)
+        reach(Killpoint.PART_PUT)
+    part = Part(
         object=NamedObject(key, stored.version_id, digest, len(data), facts.rows),
         root=facts.root.hex(),
         row_group_roots=tuple(r.hex() for r in facts.row_group_roots),
         first_device=facts.first_device,
         last_device=facts.last_device,
     )
+    return part, was_there
+
+
+def _adopted(platform: Platform, key: str, sha256: str) -> ObjectVersion | None:
+    """The same bytes put before, their lock as long as a new one's; None where they are not."""
+    objects: Objects = platform.objects
+    standing = objects.oldest(key)
+    if standing is None or standing.sha256 != sha256:
+        return None
+    until = lock_until(platform.clock.now_ms(), DATA_LOCK_MS)
+    if standing.retain_until_ms < until:
+        return objects.extend(key, standing.version_id, until)
+    return standing
 
 
 def put_data(platform: Platform, key: str, data: bytes, sha256: str) -> ObjectVersion:
@@ -83,10 +104,8 @@ def put_data(platform: Platform, key: str, data: bytes, sha256: str) -> ObjectVe
     try:
         return objects.put(key, data, retain_until_ms=until, if_absent=True)
     except ObjectExists:
-        standing = objects.oldest(key)
-        if standing is not None and standing.sha256 == sha256:
-            if standing.retain_until_ms < until:
-                return objects.extend(key, standing.version_id, until)
+        standing = _adopted(platform, key, sha256)
+        if standing is not None:
             return standing
     # The name promises other bytes than stand there: ours go beside them, named by version.
     return objects.put(key, data, retain_until_ms=until, if_absent=False)

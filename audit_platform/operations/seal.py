@@ -9,9 +9,8 @@ Source: design section 2 (commit pattern), 5 (sealed day, manifest, revision, lo
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +27,7 @@ from audit_platform.operations.parts import Progress, put_parts
 from audit_platform.operations.plan import Plan, plan_of
 from audit_platform.operations.refused import refused_of_day
 from audit_platform.operations.resent import EarlierIds
+from audit_platform.operations.seal_work import brought_together, work_folder
 from audit_platform.ports import Objects, Platform
 from audit_platform.record import layout, merkle
 from audit_platform.record.chain import ChainSpan, ChainWalker, Verdict, judge_ids, may_stand_twice
@@ -53,7 +53,11 @@ MAX_CLAIMS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class SealResult:
-    """A sealed day. `adopted`: the manifest was there already, or another sealer won."""
+    """A sealed day. `adopted`: the manifest was there already, or another sealer won.
+
+    `skipped`: keys of parts that an earlier sealer, which died, had put. `landing_skipped`: it had
+    also brought the rows together, so that landing was not read again.
+    """
 
     tenant_id: str
     day: str
@@ -69,6 +73,8 @@ class SealResult:
     quarantined_links: int
     verdicts: dict[str, int]
     adopted: bool
+    skipped: tuple[str, ...] = ()
+    landing_skipped: bool = False
 
 
 def seal_day(
@@ -95,18 +101,24 @@ def seal_day(
             assert standing is not None
             manifests.lengthen_locks(platform.objects, standing)
             return _result(standing, adopted=True)
-        manifest = _build(platform, plan, history, progress)
-        won = claim(
-            platform.objects,
-            layout.manifest_key(tenant_id, manifest.number),
-            manifest.raw,
-            platform.clock.now_ms(),
-        )
+        built = _Day()
+        with work_folder(platform, plan) as folder:
+            manifest = _build(platform, plan, history, built, folder, progress)
+            won = claim(
+                platform.objects,
+                layout.manifest_key(tenant_id, manifest.number),
+                manifest.raw,
+                platform.clock.now_ms(),
+            )
         reach(Killpoint.MANIFEST_CLAIMED)
         if won.data == manifest.raw:
             manifests.lengthen_locks(platform.objects, manifest)
             reach(Killpoint.LOCK_LENGTHENED)
-            return _result(manifest, adopted=False)
+            return replace(
+                _result(manifest, adopted=False),
+                skipped=tuple(built.skipped),
+                landing_skipped=built.landing_skipped,
+            )
         # Somebody else has this number: read it, drop what it holds, claim the next.
     raise SealRefused(
         f"{tenant_id} {day}: lost the manifest number {MAX_CLAIMS} times",
@@ -170,6 +182,8 @@ class _Day:
     seen: gather.Gathered = field(default_factory=gather.Gathered)
     held: int = 0
     rows: int = 0
+    skipped: list[str] = field(default_factory=list)
+    landing_skipped: bool = False
 
     def count(self, verdicts: Iterable[str]) -> None:
         for verdict in verdicts:
@@ -188,7 +202,12 @@ def _sealed_ms(platform: Platform, day: str) -> int:
 
 
 def _build(
-    platform: Platform, plan: Plan, history: manifests.History, progress: Progress
+    platform: Platform,
+    plan: Plan,
+    history: manifests.History,
+    built: _Day,
+    folder: Path,
+    progress: Progress,
 ) -> Manifest:
     """Put the parts and make the signed manifest that names them."""
     inputs, standing = plan.inputs, plan.standing
@@ -198,8 +217,7 @@ def _build(
             remedy="repair the range from the log (7 days) before sealing",
         )
     links, quarantine = refused_of_day(platform.objects, inputs.quarantine, history, standing)
-    built = _Day()
-    _rows(platform, plan, history, links, built, progress)
+    _rows(platform, plan, history, links, built, folder, progress)
     if standing is not None:
         _keep(platform.objects, standing, built.parts)
     known = {i: k.hex() for i, k in platform.metadata.edge_keys(inputs.tenant_id).items()}
@@ -240,6 +258,7 @@ def _rows(
     history: manifests.History,
     links: list[QuarantinedLink],
     built: _Day,
+    folder: Path,
     progress: Progress,
 ) -> None:
     """Put the day's rows into parts; what they show goes to `built`."""
@@ -251,10 +270,10 @@ def _rows(
     others = held.HeldRows(objects, (m for d, m in history.counting.items() if d != day))
     earlier = _Earlier(others, EarlierIds(objects, others.spans, day))
     walker = ChainWalker()
-    with tempfile.TemporaryDirectory(prefix="audit-seal-") as folder:
-        rows = gather.sorted_rows(objects, sources, tenant_id, Path(folder), built.seen)
-        fresh = _judged(rows, tenant_id, earlier, walker, links, built)
-        built.parts = put_parts(platform, tenant_id, day, fresh, progress)
+    paths, built.landing_skipped = brought_together(objects, plan, sources, folder, built.seen)
+    rows = gather.rows_of(paths, tenant_id, built.seen)
+    fresh = _judged(rows, tenant_id, earlier, walker, links, built)
+    built.parts, built.skipped = put_parts(platform, tenant_id, day, fresh, progress)
     built.spans = walker.finish()
     gaps = sum(len(s.gaps) + s.unlisted_gaps for s in built.spans)
     if gaps:

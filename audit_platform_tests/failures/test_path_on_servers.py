@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from audit_platform.record import layout
 from audit_platform_tests.failures.installation import (
     DAY,
     TENANT,
@@ -17,7 +16,7 @@ from audit_platform_tests.failures.installation import (
 from audit_platform_tests.failures.on_servers import servers_of_a_test
 
 #: An hour of the excerpt.
-TO_MS = layout.day_start_ms(DAY) + 3_600_000
+TO_MS = 3_600_000
 
 
 @pytest.fixture
