@@ -5,7 +5,8 @@ Source: issue "a sensor that finds runs without heartbeat and starts a new run w
 id"; "run failure".
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import dagster as dg
@@ -37,6 +38,15 @@ LOOK_SECONDS: Final = 60
 PARENT_TAG: Final = "dagster/parent_run_id"
 ROOT_TAG: Final = "dagster/root_run_id"
 PARTITION_TAG: Final = "dagster/partition"
+
+#: Dagster's own words for why a run failed; without one its process was found dead.
+REASON_TAG: Final = "dagster/failure_reason"
+PROCESS_REASONS: Final = frozenset(
+    {"UNEXPECTED_TERMINATION", "RUN_WORKER_RESTART", "START_TIMEOUT"}
+)
+
+#: Runs that failed longer ago are for a person: somebody may have seen them and left them.
+LOST_SECONDS: Final = 3600
 
 #: Where a person reads on, in the repository.
 RUNBOOKS: Final = "deploy/runbooks/README.md"
@@ -89,11 +99,7 @@ def look_for_lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     instance = context.instance
     requests: list[dg.RunRequest] = []
     waits: list[str] = []
-    statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
-    for record in instance.get_run_records(dg.RunsFilter(statuses=statuses)):
-        run = record.dagster_run
-        if not abandoned(instance, record):
-            continue
+    for run in _lost(instance):
         context.log.error("run %s of %s has lost its process", run.run_id, run.job_name)
         if INCIDENT_TAG in run.tags or CLOSING_TAG in run.tags:
             waits.append(f"{run.run_id}: its own sensor asks again")
@@ -108,6 +114,23 @@ def look_for_lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     return dg.SensorResult(run_requests=requests, skip_reason=None if requests else words)
 
 
+def _lost(instance: dg.DagsterInstance) -> Iterator[dg.DagsterRun]:
+    """Runs that ended with their process, not by a step, and that nobody has started again.
+
+    The code server tells of its own workers' deaths; of its own, nobody does.
+    """
+    under_way = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
+    for record in instance.get_run_records(dg.RunsFilter(statuses=under_way)):
+        abandoned(instance, record)
+    since = datetime.now(UTC) - timedelta(seconds=LOST_SECONDS)
+    failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
+    for run in instance.get_runs(failed):
+        if REASON_TAG in run.tags and run.tags[REASON_TAG] not in PROCESS_REASONS:
+            continue
+        if not instance.get_runs(dg.RunsFilter(tags={PARENT_TAG: run.run_id}), limit=1):
+            yield run
+
+
 def _again(run: dg.DagsterRun, attempt: int) -> dg.RunRequest:
     kept = {k: v for k, v in run.tags.items() if not k.startswith(("dagster/", ".dagster/"))}
     return dg.RunRequest(
@@ -115,6 +138,7 @@ def _again(run: dg.DagsterRun, attempt: int) -> dg.RunRequest:
         job_name=run.job_name,
         run_config=dict(run.run_config),
         partition_key=run.tags.get(PARTITION_TAG),
+        asset_selection=sorted(run.asset_selection) if run.asset_selection else None,
         tags={
             **kept,
             PARENT_TAG: run.run_id,

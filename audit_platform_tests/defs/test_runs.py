@@ -57,6 +57,22 @@ def test_a_run_that_lost_its_process_fails_and_gets_a_child(orchestra: Orchestra
     kept = orchestra.instance.get_run_by_id(run.run_id)
     assert kept is not None
     assert kept.status is dg.DagsterRunStatus.FAILURE
+
+
+def test_a_run_whose_worker_was_found_dead_gets_one_child(orchestra: Orchestra) -> None:
+    run = begun(orchestra)
+    orchestra.instance.report_run_failed(run)  # as the code server does
+    (request,) = look(orchestra).run_requests or []
+    assert request.tags["dagster/parent_run_id"] == run.run_id
+    begun(orchestra, **request.tags)
+    assert not look(orchestra).run_requests
+
+
+def test_a_run_that_failed_by_a_step_gets_no_child(orchestra: Orchestra) -> None:
+    done = orchestra.definitions.resolve_job_def("rebuild_metadata").execute_in_process(
+        instance=orchestra.instance, raise_on_error=False
+    )
+    assert not done.success
     assert not look(orchestra).run_requests
 
 
