@@ -27,7 +27,7 @@ from audit_platform.adapters.kafka.probes import node_trouble, probe_write
 from audit_platform.adapters.kafka.writer import _Call
 from audit_platform.errors import LogUnavailable, NotAssigned, OffsetOutOfRange, UnknownTopic
 from audit_platform.ports import GroupMember, NewRecord
-from audit_platform.record.layout import DLQ_TOPIC, EVENTS_TOPIC
+from audit_platform.record.layout import DLQ_TOPIC, EVENTS_TOPIC, INTEGRITY_TOPIC
 from audit_platform_tests.ports import free_port
 from audit_platform_tests.servers import stack_settings
 
@@ -130,7 +130,8 @@ def test_topics_are_made_as_the_record_needs_them(
 
 
 def test_making_the_topics_again_changes_nothing(log: KafkaLog) -> None:
-    before = [log.describe(t) for t in (EVENTS_TOPIC, DLQ_TOPIC)]
+    before = [log.describe(t) for t in (EVENTS_TOPIC, DLQ_TOPIC, INTEGRITY_TOPIC)]
+    assert [t.partitions for t in before] == [2, 2, 1]
     log.append(EVENTS_TOPIC, [NewRecord(0, b"kept")])
     assert log.make_topics(7) == before
     assert log.bounds(EVENTS_TOPIC, 0) == (0, 1)

@@ -133,7 +133,7 @@ class KafkaLog:
     # --------------------------------------------------------------------------- beyond the port
 
     def make_topics(self, partitions: int) -> list[TopicInfo]:
-        """Make what is missing of both topics and of the probes'. Raises `LogUnavailable`."""
+        """Make what is missing of our topics and of the probes'. Raises `LogUnavailable`."""
         return self._topics.make(partitions)
 
     def group_name(self, group: str, topic: str) -> str:

@@ -25,7 +25,7 @@ from audit_platform.adapters.kafka.connection import (
 )
 from audit_platform.errors import UnknownTopic
 from audit_platform.ports import TopicInfo
-from audit_platform.record.layout import DLQ_TOPIC, EVENTS_TOPIC
+from audit_platform.record.layout import DLQ_TOPIC, EVENTS_TOPIC, INTEGRITY_TOPIC
 
 _Answer = TypeVar("_Answer")
 
@@ -106,8 +106,9 @@ class Topics:
         The number of copies is 3 where there are three brokers, else Kafka's own default: so a
         cluster of three with one down makes no topic with fewer. Raises `LogUnavailable`.
         """
-        self.create({EVENTS_TOPIC: partitions, DLQ_TOPIC: partitions, PROBE_TOPIC: 1})
-        return [self._described(topic) for topic in (EVENTS_TOPIC, DLQ_TOPIC)]
+        ours = {EVENTS_TOPIC: partitions, DLQ_TOPIC: partitions, INTEGRITY_TOPIC: 1}
+        self.create({**ours, PROBE_TOPIC: 1})
+        return [self._described(topic) for topic in ours]
 
     def create(self, topics: dict[str, int]) -> None:
         """Make topics (ours by default configuration) that are not there yet."""
