@@ -11,11 +11,11 @@ from dataclasses import replace
 from audit_platform.adapters.s3.bucket import make_bucket
 from audit_platform.adapters.s3.client import Endpoint
 from audit_platform.stack.model import Place
-from audit_platform.stack.s3_access import OWNER, READER, WRITER, access
+from audit_platform.stack.s3_access import KEEPER, OWNER, READER, WRITER, access
 from audit_platform_tests.servers import run_place, stack_settings
 
 #: The kinds of identities on a store of the stack, by their names there.
-NAMES = {"writer": [WRITER], "reader": [READER]}
+NAMES = {"writer": [WRITER], "reader": [READER], "keeper": [KEEPER]}
 
 
 def fresh_bucket(place: Place, address: str, *, in_policy: bool = True) -> Endpoint:

@@ -63,6 +63,7 @@ def command() -> None:
 @_who
 @click.option("--writer", multiple=True, help="An identity that may put and lengthen locks.")
 @click.option("--reader", multiple=True, help="An identity that may only read.")
+@click.option("--keeper", multiple=True, help="Dagster's: may also hold, and end what has no lock.")
 @json_option
 def init(
     *,
@@ -73,6 +74,7 @@ def init(
     ca_file: Path | None,
     writer: tuple[str, ...],
     reader: tuple[str, ...],
+    keeper: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Make the bucket with object lock and versions; name its identities in its policy.
@@ -83,7 +85,7 @@ def init(
     from audit_platform.adapters.s3.bucket import make_bucket  # noqa: PLC0415 - imports slowly
 
     admin = _endpoint(url, bucket, access_key, secret_file, ca_file)
-    is_new = make_bucket(admin, names={"writer": writer, "reader": reader})
+    is_new = make_bucket(admin, names={"writer": writer, "reader": reader, "keeper": keeper})
     show({"bucket": bucket, "new": is_new, "writers": " ".join(writer)}, as_json=as_json)
 
 

@@ -20,7 +20,7 @@ from audit_platform.errors import StoreUnavailable
 from audit_platform.stack.golang import GoProgram
 from audit_platform.stack.minio_admin import add_identity
 from audit_platform.stack.model import Place, Program, Server, Tell
-from audit_platform.stack.s3_access import OWNER, READER, WRITER, access
+from audit_platform.stack.s3_access import KEEPER, OWNER, READER, WRITER, access
 from audit_platform.stack.versitygw import primary_settings, unanswered
 
 NODES: Final = 6
@@ -114,6 +114,7 @@ class MinioNode:
         make_bucket(owner)
         add_identity(owner, WRITER, known.writer, "writer")
         add_identity(owner, READER, known.reader, "reader")
+        add_identity(owner, KEEPER, known.keeper, "keeper")
 
     def settings(self, place: Place) -> dict[str, str]:
         """The first node's address, and who a service is."""

@@ -8,6 +8,7 @@ store know the same identities: services have one key for both.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -21,25 +22,37 @@ from audit_platform.stack.model import Place
 #: The bucket of a stack.
 BUCKET: Final = "audit"
 
-#: The identities: the store's own owner, the services that write, and those that only read.
+#: The identities: the store's own owner, the services that write, those that only read, and
+#: Dagster's jobs, which also hold and let go.
 OWNER: Final = "audit-owner"
 WRITER: Final = "audit-writer"
 READER: Final = "audit-reader"
+KEEPER: Final = "audit-keeper"
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The secrets of the three identities."""
+    """The secrets of the identities."""
 
     owner: str
     writer: str
     reader: str
 
+    @property
+    def keeper(self) -> str:
+        """Made of the owner's: who has that one may do everything anyway."""
+        return hashlib.sha256(f"keeper {self.owner}".encode()).hexdigest()[:40]
+
     def endpoint(self, address: str, name: str = OWNER, *, ca_file: Path | None = None) -> Endpoint:
-        """A store at host:port, as one of the three; with `ca_file` it speaks TLS."""
-        secret = {OWNER: self.owner, WRITER: self.writer, READER: self.reader}[name]
+        """A store at host:port, as one of them; with `ca_file` it speaks TLS."""
+        secrets_of = {
+            OWNER: self.owner,
+            WRITER: self.writer,
+            READER: self.reader,
+            KEEPER: self.keeper,
+        }
         scheme = "http" if ca_file is None else "https"
-        return Endpoint(f"{scheme}://{address}", BUCKET, name, secret, ca_file)
+        return Endpoint(f"{scheme}://{address}", BUCKET, name, secrets_of[name], ca_file)
 
 
 def access(place: Place) -> Access:
@@ -56,3 +69,8 @@ def access(place: Place) -> Access:
             os.link(draft, target)
         draft.unlink()
     return Access(**json.loads(target.read_text()))
+
+
+def keeper_settings(place: Place) -> dict[str, str]:
+    """What Dagster's processes are given instead of the services' own identity."""
+    return {"AUDIT_S3_ACCESS_KEY": KEEPER, "AUDIT_S3_SECRET_KEY": access(place).keeper}

@@ -21,7 +21,15 @@ from audit_platform.errors import StackError
 from audit_platform.stack import authority
 from audit_platform.stack.golang import GoProgram
 from audit_platform.stack.model import Place, Program, Server, Tell
-from audit_platform.stack.s3_access import BUCKET, OWNER, READER, WRITER, Access, access
+from audit_platform.stack.s3_access import (
+    BUCKET,
+    KEEPER,
+    OWNER,
+    READER,
+    WRITER,
+    Access,
+    access,
+)
 
 NAME: Final = "versitygw"
 
@@ -87,10 +95,15 @@ class Versitygw:
     def settle(self, place: Place) -> None:
         """Make the identities and the bucket. Raises `StackError`, `StoreUnavailable`."""
         known = access(place)
-        for name, secret in ((WRITER, known.writer), (READER, known.reader)):
+        for name, secret in (
+            (WRITER, known.writer),
+            (READER, known.reader),
+            (KEEPER, known.keeper),
+        ):
             self._add_user(place, known, name, secret)
         endpoint = known.endpoint(place.address(NAME), ca_file=place.ca_file)
-        make_bucket(endpoint, names={"writer": [WRITER], "reader": [READER]})
+        names = {"writer": [WRITER], "reader": [READER], "keeper": [KEEPER]}
+        make_bucket(endpoint, names=names)
 
     def settings(self, place: Place) -> dict[str, str]:
         """The store's address; as the primary one also who a service is."""

@@ -24,7 +24,7 @@ from audit_platform.errors import (
     StoreUnavailable,
 )
 from audit_platform.ports import ObjectVersion
-from audit_platform.stack.s3_access import READER, WRITER
+from audit_platform.stack.s3_access import KEEPER, READER, WRITER
 from audit_platform_tests.stores import as_other, fresh_bucket, small_store
 
 HOUR_MS = 3_600_000
@@ -198,6 +198,26 @@ def test_the_reader_reads_and_cannot_put(owner: Endpoint, store: S3Objects) -> N
         reader.extend("a/b", version.version_id, version.retain_until_ms + 1000)
     assert list(store.versions("")) == [version]
     reader.close()
+
+
+def test_the_keeper_holds_and_lets_go_but_ends_nothing_that_is_locked(
+    owner: Endpoint, store: S3Objects
+) -> None:
+    place, _ = small_store()
+    locked, unlocked = put(store, "a/b"), put(store, "a/c", locked=False)
+    keeper = S3Objects(as_other(owner, place, KEEPER))
+    with pytest.raises(ObjectLocked):
+        keeper.delete("a/b", locked.version_id)
+    with pytest.raises(ObjectLocked):
+        keeper.extend("a/b", locked.version_id, locked.retain_until_ms - HOUR_MS // 2)
+    keeper.set_legal_hold("a/c", unlocked.version_id, hold=True)
+    with pytest.raises(ObjectLocked):
+        keeper.delete("a/c", unlocked.version_id)
+    keeper.set_legal_hold("a/c", unlocked.version_id, hold=False)
+    keeper.delete("a/c", unlocked.version_id)
+    put(keeper, "a/d")
+    assert [v.key for v in store.versions("")] == ["a/b", "a/d"]
+    keeper.close()
 
 
 # ----------------------------------------------------------------------------------------- parts

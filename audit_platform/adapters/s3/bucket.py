@@ -40,8 +40,15 @@ _WRITE_OBJECTS: Final = (
     "s3:AbortMultipartUpload",
     "s3:ListMultipartUploadParts",
 )
-#: What neither may, whatever else allows it: end a version, lift a lock, undo the bucket's guards.
-#: A legal hold is an operator's: who writes must not be able to lift one.
+#: What the keeper, who runs Dagster's jobs, needs besides: legal holds, and to end versions whose
+#: lock is over. What is locked it cannot end either: the lock asks for no rights.
+_KEEP_OBJECTS: Final = (
+    "s3:DeleteObject",
+    "s3:DeleteObjectVersion",
+    "s3:PutObjectLegalHold",
+)
+#: What services may not, whatever else allows it: end a version, lift a lock, undo the bucket's
+#: guards. A legal hold is an operator's: who writes must not be able to lift one.
 _DENIED_OBJECTS: Final = (
     "s3:DeleteObject",
     "s3:DeleteObjectVersion",
@@ -60,6 +67,7 @@ _DENIED_BUCKET: Final = (
 #: Each kind of identity and what it may.
 RIGHTS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "writer": ((*_READ_OBJECTS, *_WRITE_OBJECTS), _READ_BUCKET),
+    "keeper": ((*_READ_OBJECTS, *_WRITE_OBJECTS, *_KEEP_OBJECTS), _READ_BUCKET),
     "reader": (_READ_OBJECTS, _READ_BUCKET),
 }
 
@@ -68,7 +76,7 @@ def statements(bucket: str, kind: str) -> list[dict[str, object]]:
     """What an identity of that kind may and may not do, in S3's words, without its name."""
     of_objects, of_bucket = RIGHTS[kind]
     whole, inside = f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"
-    denied = _DENIED_OBJECTS if kind == "writer" else (*_DENIED_OBJECTS, *_WRITE_OBJECTS[:2])
+    denied = [d for d in (*_DENIED_OBJECTS, *_WRITE_OBJECTS[:2]) if d not in of_objects]
     return [
         {"Effect": "Allow", "Action": list(of_objects), "Resource": [inside]},
         {"Effect": "Allow", "Action": list(of_bucket), "Resource": [whole]},
