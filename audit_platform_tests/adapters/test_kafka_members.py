@@ -17,6 +17,8 @@ from confluent_kafka import Consumer
 from audit_platform.adapters.kafka.connection import KafkaServers
 from audit_platform.adapters.kafka.log import KafkaLog
 from audit_platform.adapters.kafka.members import Lease
+from audit_platform.adapters.opensearch.server import WRITE_SECONDS
+from audit_platform.adapters.s3.client import READ_SECONDS, TRIES
 from audit_platform.errors import NotAssigned
 from audit_platform.record.layout import EVENTS_TOPIC
 from audit_platform_tests.servers import stack_settings
@@ -91,3 +93,8 @@ def test_a_fenced_member_comes_back_when_the_newer_one_has_died_without_leaving(
     until(lambda: member.assignment() == BOTH)
     member.commit(1, 3)
     assert member.committed(1) == 3
+
+
+def test_a_member_outlasts_a_step_whose_calls_run_into_their_time_limits() -> None:
+    slowest = max(WRITE_SECONDS, TRIES * READ_SECONDS)
+    assert Lease().call_seconds > 3 * slowest

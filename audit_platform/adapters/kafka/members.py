@@ -37,12 +37,13 @@ class Lease:
     """How long a member keeps its partitions: without a heartbeat, and without a call.
 
     A killed or frozen process is replaced after `session_seconds`. One that lives but does not call
-    (a store that hangs) after `session_seconds + call_seconds`: longer than the store's time limit,
-    else it would lose its partitions for another member to run into the same.
+    (a store that hangs) after `session_seconds + call_seconds`: longer than a step whose calls all
+    run into their time limits, else it would lose its partitions for another member to run into the
+    same, and what it had done would not be committed: two members could pass them on for ever.
     """
 
     session_seconds: float = 8.0
-    call_seconds: float = 30.0
+    call_seconds: float = 120.0
 
 
 #: Kafka's words for: not (any more) yours.
