@@ -1,4 +1,4 @@
-"""The servers of the full stack, once for all tests of a run that need them; what the run saw."""
+"""One installation under load on the full stack, for all failures of a run; what the run saw."""
 
 from __future__ import annotations
 
@@ -7,17 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from audit_platform_tests.failures.lab import Servers, full_stack
+from audit_platform_tests.failures.hot_nodes import assert_hot_is_the_day
+from audit_platform_tests.failures.lab import Lab, Servers, under_load
 from audit_platform_tests.failures.results import FILE_NAME
 
 _FILE = pytest.StashKey[Path]()
-
-
-@pytest.fixture(scope="session")
-def servers() -> Iterator[Servers]:
-    """All of them, answering. A test that breaks one has it whole again when it ends."""
-    with full_stack() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +20,29 @@ def results(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
     file = tmp_path_factory.getbasetemp() / FILE_NAME
     pytestconfig.stash[_FILE] = file
     return file
+
+
+@pytest.fixture(scope="session")
+def one_lab(
+    servers: Servers, results: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
+    """An installation under load for all failures of a run; at last it is judged what they cost.
+
+    The results are written then: they say what was acknowledged and lost in all of them.
+    """
+    with under_load(servers, tmp_path_factory.mktemp("installation"), "minio-1") as lab:
+        yield lab
+        judgement = lab.finish()
+        assert_hot_is_the_day(lab)
+        for trial in lab.passed:
+            trial.judged(judgement)
+
+
+@pytest.fixture
+def lab(one_lab: Lab) -> Iterator[Lab]:
+    """The same for one failure: whole before it and after it."""
+    yield one_lab
+    one_lab.repair()
 
 
 def pytest_terminal_summary(

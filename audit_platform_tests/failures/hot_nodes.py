@@ -11,7 +11,7 @@ import urllib3
 
 from audit_platform.operations.hot_check import check_hot
 from audit_platform_tests.failures.installation import DAY, TENANT, wait_for
-from audit_platform_tests.failures.lab import Lab, Servers
+from audit_platform_tests.failures.lab import LOOK_SECONDS, Lab, Servers
 
 NODES: Final = ("opensearch-1", "opensearch-2", "opensearch-3")
 
@@ -44,7 +44,12 @@ def assert_three_nodes(servers: Servers) -> None:
 
 def wait_for_green(servers: Servers) -> None:
     """Wait until all nodes and all copies are there."""
-    wait_for("three nodes, green", lambda: health(servers) == (3, "green"), GREEN_SECONDS)
+    wait_for(
+        "three nodes, green",
+        lambda: health(servers) == (3, "green"),
+        GREEN_SECONDS,
+        every=LOOK_SECONDS,
+    )
 
 
 def assert_hot_is_the_day(lab: Lab) -> None:

@@ -20,7 +20,7 @@ from confluent_kafka.admin._scram import (
 from audit_platform.adapters.kafka.connection import KafkaServers, Watch
 from audit_platform.adapters.kafka.probes import node_trouble
 from audit_platform_tests.failures.installation import wait_for
-from audit_platform_tests.failures.lab import ALERT_SECONDS, Servers
+from audit_platform_tests.failures.lab import ALERT_SECONDS, LOOK_SECONDS, Servers
 
 BROKERS: Final = ("kafka-1", "kafka-2", "kafka-3")
 CONTROLLERS: Final = ("kafka-controller-1", "kafka-controller-2", "kafka-controller-3")
@@ -49,14 +49,19 @@ def wait_until_whole(servers: Servers) -> None:
         states = servers.running(*nodes)
         return {states[name] for name in nodes} == {"up"}
 
-    wait_for("three brokers and three controllers", is_whole, ALERT_SECONDS)
+    wait_for("three brokers and three controllers", is_whole, ALERT_SECONDS, every=LOOK_SECONDS)
     servers.wait_for_metric(IN_SYNC, ALERT_SECONDS)
+
+
+def kafka_of(servers: Servers) -> KafkaServers:
+    """As a service sees it: by the fault proxy, as a SCRAM user."""
+    of = servers.settings
+    return KafkaServers(of["AUDIT_KAFKA"], of["AUDIT_KAFKA_USER"], of["AUDIT_KAFKA_PASSWORD"])
 
 
 def admin_of(servers: Servers) -> AdminClient:
     """Kafka's administrator; keep it in a variable while it is asked."""
-    of = servers.settings
-    kafka = KafkaServers(of["AUDIT_KAFKA"], of["AUDIT_KAFKA_USER"], of["AUDIT_KAFKA_PASSWORD"])
+    kafka = kafka_of(servers)
     return AdminClient(kafka.config(Watch(kafka, quiet=True)))
 
 
@@ -100,4 +105,4 @@ def wait_until_known(servers: Servers, user: str, secret: str) -> None:
             for address, front in asked
         )
 
-    wait_for(f"every broker to know {user}", is_known, ALERT_SECONDS)
+    wait_for(f"every broker to know {user}", is_known, ALERT_SECONDS, every=LOOK_SECONDS)

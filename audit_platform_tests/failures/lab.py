@@ -1,9 +1,9 @@
 """The full stack for failure tests: clusters, alerts, our services twice, and load all the time.
 
-One set of servers serves all tests of a run that need it, one test after the other; each test has
-an installation of its own on it (topics, bucket, indexes, database). A test asserts the shape,
-breaks something, sees that it broke, sees the alert fire and clear, and is judged by the sender's
-receipts. Belongs here: bringing that up, faults, alerts, the load. Does not: any test.
+One set of servers and one installation on it serve all tests of a run, one test after the other. A
+test asserts the shape, breaks something, sees that it broke, sees the alert fire and clear. When
+the last has ended, what was acknowledged in all of them is judged by the sender's receipts.
+Belongs here: bringing that up, faults, alerts, the load. Does not: any test.
 
 These tests run by themselves (`-m full_stack`, one process): two at once would each see the
 other's load as a fault.
@@ -39,6 +39,8 @@ from audit_platform_tests.failures.installation import (
     wait_for,
 )
 from audit_platform_tests.failures.on_servers import own_names
+from audit_platform_tests.failures.questions import PATIENT, Investigator
+from audit_platform_tests.failures.results import Trial
 from audit_platform_tests.servers import free_base
 from audit_platform_tests.soak.load import Load
 
@@ -51,7 +53,11 @@ RUNNING: Final = (
     "search-indexer",
     "search-indexer-2",
     "exporter",
+    "query-api",
 )
+
+#: Seven programs at once, beside 24 servers that have just started.
+START_SECONDS: Final = 240.0
 
 #: Seconds of load before a fault and after its recovery. The mission's 30 s, scaled for CI.
 STEADY_SECONDS: Final = 8.0
@@ -63,9 +69,12 @@ RATE: Final = 400.0
 RANGE_SECONDS: Final = "2"
 
 #: An alert is at the webhook within scrape, evaluation and grouping: about 5 s when calm.
-ALERT_SECONDS: Final = 120.0
+ALERT_SECONDS: Final = 180.0
 
 UP_SECONDS: Final = 400
+
+#: Between two looks at what costs a question to a server: the machine has other work to do.
+LOOK_SECONDS: Final = 0.5
 
 #: For one HTTP question to a service or to Prometheus; a machine may be loaded many times over.
 ASK_SECONDS: Final = 30.0
@@ -108,9 +117,9 @@ class Servers:
         for path in self.place.folder(name).iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def start(self) -> None:
-        """Whatever does not run runs again and answers."""
-        up(self.place, self.chosen)
+    def start(self, *names: str) -> None:
+        """Those named (all, without a name) run again, where they do not, and answer."""
+        up(self.place, [s for s in self.chosen if not names or s.name in names])
 
     def running(self, *asked: str) -> dict[str, str]:
         """Server -> state; whether it can work is asked of those named, of all without a name."""
@@ -131,7 +140,9 @@ class Servers:
 
     def wait_for_metric(self, expression: str, seconds: float = ALERT_SECONDS) -> None:
         """Wait until an expression has a series (a comparison keeps those that hold)."""
-        wait_for(f"{expression}", lambda: self.metric(expression) is not None, seconds)
+        wait_for(
+            expression, lambda: self.metric(expression) is not None, seconds, every=LOOK_SECONDS
+        )
 
     def now(self) -> int:
         """This moment, as `alerts` counts it: how many notifications have come."""
@@ -150,7 +161,13 @@ class Servers:
     ) -> float:
         """Wait for `firing` or `resolved`; seconds that it took."""
         begun = time.monotonic()
-        wait_for(f"{name} {status}", lambda: status in self.alerts(name, since), seconds)
+
+        def has_come() -> bool:
+            found = self.alerts(name, since)
+            # An end without a beginning is that of an earlier failure.
+            return "firing" in found and status in found[found.index("firing") :]
+
+        wait_for(f"{name} {status}", has_come, seconds, every=LOOK_SECONDS)
         return time.monotonic() - begun
 
 
@@ -204,7 +221,9 @@ class Lab:
     servers: Servers
     made: Installation
     load: Load
-    started: list[str] = field(default_factory=list)
+    investigator: Investigator
+    #: Failures that ended well so far; what was acknowledged in them is judged at the end.
+    passed: list[Trial] = field(default_factory=list)
 
     def steady(self, seconds: float = STEADY_SECONDS) -> None:
         """Let the load run; it must go through, or the shape is not what the test needs."""
@@ -255,7 +274,9 @@ class Lab:
     def seconds_until_it_goes_on(self) -> float:
         """Wait until ingest has taken two seconds' worth of new events; how long that took."""
         begun, wanted = time.monotonic(), self.ingested() + 2 * RATE
-        wait_for("ingest to go on", lambda: self.ingested() >= wanted, ALERT_SECONDS)
+        wait_for(
+            "ingest to go on", lambda: self.ingested() >= wanted, ALERT_SECONDS, every=LOOK_SECONDS
+        )
         return time.monotonic() - begun
 
     def waits_for(self, name: str) -> str:
@@ -263,6 +284,38 @@ class Lab:
         url = f"http://{HOST}:{self.made.ports[name]}/healthz"
         said = urllib3.request("GET", url, timeout=ASK_SECONDS, retries=False).json()
         return str(said["waitingFor"] or said.get("waiting") or "")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No event is said inside; then the devices go on where they were."""
+        self.load.stop()
+        yield
+        self.load.start()
+
+    def ended_well(self, *trials: Trial) -> None:
+        """After a failure: events go on for a while, and the edge has nothing left over."""
+        self.steady()
+        wait_for("the edge to be level", self.is_edge_level, ALERT_SECONDS, every=LOOK_SECONDS)
+        self.passed += trials
+
+    def repair(self) -> None:
+        """A test that failed half way must not have broken the next one's servers and services."""
+        self.servers.proxy.heal_all()
+        for name in VOLUMES:
+            self.servers.empty(name)
+        for name, state in self.servers.running().items():
+            if state == "frozen":
+                self.servers.thaw(name)
+        self.servers.start()
+        for name in self.made.running:
+            self.made.thaw(name)
+        for name in RUNNING:
+            if name not in self.made.running:
+                self.made.launch(name)
+        for name in RUNNING:
+            self.made.wait_until_healthy(name, START_SECONDS)
+        if self.load.failure:
+            raise AssertionError(self.load.failure)
 
     def finish(self) -> Judgement:
         """End the load, let everything arrive, seal, and judge by the sender's own receipts."""
@@ -272,8 +325,9 @@ class Lab:
             self.made.stop(name)
         self.made.wait_for_the_archive()
         self.made.wait_for_the_index()
-        for name in [n for n in self.started if n in self.made.running]:
-            self.made.stop(name)
+        for name in RUNNING:
+            if name in self.made.running:
+                self.made.stop(name)
         judged = self.made.seal_and_judge()
         assert judged.receipts["clean"], judged.receipts
         assert judged.sealed.rows >= self.load.acknowledged > 0
@@ -281,21 +335,20 @@ class Lab:
 
 
 @contextmanager
-def under_load(servers: Servers, folder: Path, store: str, **more: str) -> Iterator[Lab]:
-    """A new installation on the servers, its services running twice, events coming in.
-
-    `more` are settings beside those of the servers.
-    """
+def under_load(servers: Servers, folder: Path, store: str) -> Iterator[Lab]:
+    """A new installation on the servers, its services running twice, events coming in."""
     with (
         own_names(servers.place, servers.settings, store) as own,
         installation(
-            folder, {**own, "AUDIT_RANGE_SECONDS": RANGE_SECONDS, **more}, int(time.time() * 1000)
+            folder,
+            {**own, "AUDIT_RANGE_SECONDS": RANGE_SECONDS, **PATIENT},
+            int(time.time() * 1000),
         ) as made,
     ):
         for name in RUNNING:
             made.launch(name)
         for name in RUNNING:
-            made.wait_until_healthy(name)
+            made.wait_until_healthy(name, START_SECONDS)
         ports = {**PORT_OF, **SECOND}
         watch_services(
             servers.place,
@@ -307,12 +360,9 @@ def under_load(servers: Servers, folder: Path, store: str, **more: str) -> Itera
         now_ms: Callable[[], int] = parse_clock(made.settings().clock).now_ms
         receipts = made.devices_home / "receipts.ndjson"
         load = Load(TENANT, made.edge_url, receipts, now_ms, RATE)
-        lab = Lab(servers, made, load, list(RUNNING))
+        lab = Lab(servers, made, load, Investigator.at(made))
         load.start()
         try:
             yield lab
         finally:
             load.abandon()
-            # A test that failed half way must not have broken the next one's servers.
-            servers.proxy.heal_all()
-            servers.start()

@@ -31,8 +31,8 @@ class Result:
     """One failure of one run. Times are seconds; None where a row has no such moment.
 
     `fired` counts from the fault, `recovered` and `cleared` from its end. `objective` is the
-    mission's own time to recover, in seconds, and counts for `recovered`. `lost` are receipts that
-    no sealed or quarantined row answers.
+    mission's own time to recover, in seconds, and counts for `recovered`. `lost` are receipts of
+    all failures of the run that no sealed or quarantined row answers.
     """
 
     row: str
@@ -55,7 +55,7 @@ class Result:
 
 @dataclass
 class Trial:
-    """One failure while it lasts: a test calls the moments in their order, then `judged`.
+    """One failure while it lasts: a test calls the moments in their order; `judged` comes last.
 
     `row` is the mission's number, or "" for a failure that its document does not number.
     """
@@ -101,7 +101,7 @@ class Trial:
         self._cleared = time.monotonic() - self._ended
 
     def judged(self, judgement: Judgement) -> None:
-        """Add the line to the run's file: the test has ended well."""
+        """Add the line to the run's file: the test has ended well, and nothing was lost."""
         result = Result(
             row=self.row,
             fault=self.fault,
@@ -153,11 +153,12 @@ _HEAD: Final = """\
 Run of {run}. Written by `python -m audit_platform_tests.failures.results FILE > docs/failures.md`
 from the file that a run of the tests marked `full_stack` leaves; do not edit it.
 
-Every server of the full stack and two instances of our services on one machine of two cores, events
-coming in all the time. *Row* is the number in the mission's failure matrix. Times: *fired* from the
-fault to the alert at the webhook; *recovered*, with its objective, and *cleared* from the end of
-the fault. *Lost* is what the sender has receipts of and a checker that shares no code with us
-does not find, sealed or quarantined.
+Every server of the full stack and one installation with two instances of our services, on one
+machine of two cores, events coming in all the time; the failures came one after the other. *Row* is
+the number in the mission's failure matrix. Times: *fired* from the fault to the alert at the
+webhook; *recovered*, with its objective, and *cleared* from the end of the fault. *Receipts* is
+what the sender was promised in all failures of the run; *lost* is what of it a checker that shares
+no code with us does not find, sealed or quarantined, after the last of them.
 
 | row | fault | seen | alert | fired | recovered | objective | cleared | receipts | lost |
 |---|---|---|---|---|---|---|---|---|---|

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from audit_platform_tests.failures.kafka_faults import IN_SYNC, wait_until_whole
-from audit_platform_tests.failures.lab import Servers, under_load
+from audit_platform_tests.failures.lab import Lab, Servers
 from audit_platform_tests.failures.results import Trial
 
 pytestmark = [pytest.mark.full_stack, pytest.mark.timeout(900)]
@@ -20,26 +20,24 @@ WITHIN_SECONDS = 180
 
 
 def test_row_01_a_killed_broker_costs_nothing_and_its_alert_fires_and_clears(
-    servers: Servers, results: Path, tmp_path: Path
+    servers: Servers, results: Path, lab: Lab
 ) -> None:
     trial = Trial(results, "1", "one broker of three killed", ALERT, objective=300)
-    with under_load(servers, tmp_path, "minio-1") as lab:
-        wait_until_whole(servers)
-        lab.steady()
-        since, begun = servers.now(), time.monotonic()
-        trial.broken()
-        servers.kill("kafka-2")
-        assert servers.running()["kafka-2"] != "up"
-        waited = lab.seconds_until_it_goes_on()
-        trial.saw(f"ingest went on, after {waited:.0f} s at most")
-        servers.wait_for_alert(ALERT, "firing", since)
-        trial.fired()
-        trial.ended()
-        servers.start()
-        servers.wait_for_metric(IN_SYNC)
-        trial.recovered()
-        servers.wait_for_alert(ALERT, "resolved", since)
-        trial.cleared()
-        assert time.monotonic() - begun < WITHIN_SECONDS
-        lab.steady()
-        trial.judged(lab.finish())
+    wait_until_whole(servers)
+    lab.steady()
+    since, begun = servers.now(), time.monotonic()
+    trial.broken()
+    servers.kill("kafka-2")
+    assert servers.running()["kafka-2"] != "up"
+    waited = lab.seconds_until_it_goes_on()
+    trial.saw(f"ingest went on, after {waited:.0f} s at most")
+    servers.wait_for_alert(ALERT, "firing", since)
+    trial.fired()
+    trial.ended()
+    servers.start()
+    servers.wait_for_metric(IN_SYNC)
+    trial.recovered()
+    servers.wait_for_alert(ALERT, "resolved", since)
+    trial.cleared()
+    assert time.monotonic() - begun < WITHIN_SECONDS
+    lab.ended_well(trial)

@@ -13,14 +13,12 @@ from audit_platform.errors import HotUnavailable
 from audit_platform_tests.adapters.opensearch_servers import wiped
 from audit_platform_tests.failures.hot_nodes import (
     ask,
-    assert_hot_is_the_day,
     assert_three_nodes,
     health,
     wait_for_green,
 )
 from audit_platform_tests.failures.installation import wait_for
-from audit_platform_tests.failures.lab import Servers, under_load
-from audit_platform_tests.failures.questions import PATIENT, Investigator
+from audit_platform_tests.failures.lab import Lab, Servers
 from audit_platform_tests.failures.results import Trial
 from audit_platform_tests.hot_rows import DAY, Event, batch
 
@@ -35,38 +33,34 @@ INDEXED = "sum(audit_indexer_events_total)"
 
 
 def test_row_05_a_killed_search_node_costs_no_event_and_its_alert_fires_and_clears(
-    servers: Servers, results: Path, tmp_path: Path
+    servers: Servers, results: Path, lab: Lab
 ) -> None:
     trial = Trial(results, "5", "one OpenSearch node of three killed", ALERT, OBJECTIVE_SECONDS)
     assert_three_nodes(servers)
-    with under_load(servers, tmp_path, "minio-1", **PATIENT) as lab:
-        investigator = Investigator.at(lab.made)
-        lab.steady()
-        assert investigator.search(tier="hot").status == 200
-        since = servers.now()
-        trial.broken()
-        servers.kill("opensearch-3")
-        wait_for("two nodes", lambda: health(servers)[0] == 2)
-        # The copies move to the two that are left, while events go on and searches are answered.
-        wait_for("green again", lambda: health(servers) == (2, "green"))
-        servers.wait_for_alert(ALERT, "firing", since)
-        trial.fired()
-        indexed = servers.metric(INDEXED)
-        assert lab.progress(5.0) > 0
-        servers.wait_for_metric(f"{INDEXED} > {indexed}")
-        answer = investigator.search(tier="hot")
-        assert (answer.status, answer.tier, answer.is_degraded) == (200, "hot", False)
-        trial.saw("searches answered by HOT, all copies on two nodes")
-        trial.ended()
-        servers.start()
-        wait_for_green(servers)
-        trial.recovered()
-        servers.wait_for_alert(ALERT, "resolved", since)
-        trial.cleared()
-        lab.steady()
-        lab.made.stop("query-api")
-        trial.judged(lab.finish())
-        assert_hot_is_the_day(lab)
+    investigator = lab.investigator
+    lab.steady()
+    assert investigator.search(tier="hot").status == 200
+    since = servers.now()
+    trial.broken()
+    servers.kill("opensearch-3")
+    wait_for("two nodes", lambda: health(servers)[0] == 2)
+    # The copies move to the two that are left, while events go on and searches are answered.
+    wait_for("green again", lambda: health(servers) == (2, "green"))
+    servers.wait_for_alert(ALERT, "firing", since)
+    trial.fired()
+    indexed = servers.metric(INDEXED)
+    assert lab.progress(5.0) > 0
+    servers.wait_for_metric(f"{INDEXED} > {indexed}")
+    answer = investigator.search(tier="hot")
+    assert (answer.status, answer.tier, answer.is_degraded) == (200, "hot", False)
+    trial.saw("searches answered by HOT, all copies on two nodes")
+    trial.ended()
+    servers.start()
+    wait_for_green(servers)
+    trial.recovered()
+    servers.wait_for_alert(ALERT, "resolved", since)
+    trial.cleared()
+    lab.ended_well(trial)
 
 
 def test_row_05_the_first_events_of_a_day_outlive_the_node_that_had_their_primary(

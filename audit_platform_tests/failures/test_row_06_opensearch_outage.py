@@ -8,13 +8,12 @@ import pytest
 
 from audit_platform_tests.failures.hot_nodes import (
     NODES,
-    assert_hot_is_the_day,
     assert_three_nodes,
     wait_for_green,
 )
 from audit_platform_tests.failures.installation import wait_for
-from audit_platform_tests.failures.lab import ALERT_SECONDS, Servers, under_load
-from audit_platform_tests.failures.questions import DEGRADED, PATIENT, Investigator
+from audit_platform_tests.failures.lab import ALERT_SECONDS, LOOK_SECONDS, Lab, Servers
+from audit_platform_tests.failures.questions import DEGRADED
 from audit_platform_tests.failures.results import Trial
 from audit_platform_tests.failures.stores import ARCHIVED_ROWS
 
@@ -28,44 +27,43 @@ OBJECTIVE_SECONDS = 3600
 
 
 def test_row_06_without_opensearch_cold_answers_and_says_so_and_hot_catches_up_by_itself(
-    servers: Servers, results: Path, tmp_path: Path
+    servers: Servers, results: Path, lab: Lab
 ) -> None:
     trial = Trial(results, "6", "all OpenSearch nodes killed", ALERT, OBJECTIVE_SECONDS)
     assert_three_nodes(servers)
-    with under_load(servers, tmp_path, "minio-1", **PATIENT) as lab:
-        investigator = Investigator.at(lab.made)
-        lab.steady()
-        assert investigator.search(tier="hot").status == 200
-        since = servers.now()
-        trial.broken()
-        for name in NODES:
-            servers.kill(name)
-        servers.wait_for_alert(ALERT, "firing", since)
-        trial.fired()
-        answer = investigator.search()
-        assert (answer.status, answer.tier, answer.is_degraded) == (200, "cold", True)
-        assert len(answer.body["rows"]) == 10
-        refused = investigator.search(tier="hot")
-        assert refused.status == 503
-        assert int(refused.headers["retry-after"]) >= 1
-        wait_for("the indexers to wait", lambda: all(map(lab.waits_for, INDEXERS)))
-        # Events and the archive go on.
-        archived = servers.metric(ARCHIVED_ROWS)
-        assert lab.progress(5.0) > 0
-        servers.wait_for_metric(f"{ARCHIVED_ROWS} > {archived}")
-        trial.saw(f"{DEGRADED}; HOT alone: 503 with Retry-After")
-        trial.ended()
-        servers.start()
-        wait_for_green(servers)
-        wait_for("a search in HOT", lambda: investigator.search(tier="hot").status == 200)
-        trial.recovered()
-        servers.wait_for_alert(ALERT, "resolved", since)
-        trial.cleared()
-        wait_for(
-            "the indexers to go on", lambda: not any(map(lab.waits_for, INDEXERS)), ALERT_SECONDS
-        )
-        assert not investigator.search().is_degraded
-        lab.steady()
-        lab.made.stop("query-api")
-        trial.judged(lab.finish())
-        assert_hot_is_the_day(lab)
+    investigator = lab.investigator
+    lab.steady()
+    assert investigator.search(tier="hot").status == 200
+    since = servers.now()
+    trial.broken()
+    for name in NODES:
+        servers.kill(name)
+    servers.wait_for_alert(ALERT, "firing", since)
+    trial.fired()
+    answer = investigator.search()
+    assert (answer.status, answer.tier, answer.is_degraded) == (200, "cold", True)
+    assert len(answer.body["rows"]) == 10
+    refused = investigator.search(tier="hot")
+    assert refused.status == 503
+    assert int(refused.headers["retry-after"]) >= 1
+    wait_for("the indexers to wait", lambda: all(map(lab.waits_for, INDEXERS)))
+    # Events and the archive go on.
+    archived = servers.metric(ARCHIVED_ROWS)
+    assert lab.progress(5.0) > 0
+    servers.wait_for_metric(f"{ARCHIVED_ROWS} > {archived}")
+    trial.saw(f"{DEGRADED}; HOT alone: 503 with Retry-After")
+    trial.ended()
+    servers.start()
+    wait_for_green(servers)
+    wait_for("a search in HOT", lambda: investigator.search(tier="hot").status == 200)
+    trial.recovered()
+    servers.wait_for_alert(ALERT, "resolved", since)
+    trial.cleared()
+    wait_for(
+        "the indexers to go on",
+        lambda: not any(map(lab.waits_for, INDEXERS)),
+        ALERT_SECONDS,
+        every=LOOK_SECONDS,
+    )
+    assert not investigator.search().is_degraded
+    lab.ended_well(trial)

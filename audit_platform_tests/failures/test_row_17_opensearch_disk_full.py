@@ -12,13 +12,11 @@ import pytest
 from audit_platform_tests.failures.hot_nodes import (
     NODES,
     ask,
-    assert_hot_is_the_day,
     assert_three_nodes,
     wait_for_green,
 )
 from audit_platform_tests.failures.installation import wait_for
-from audit_platform_tests.failures.lab import ALERT_SECONDS, Servers, under_load
-from audit_platform_tests.failures.questions import PATIENT, Investigator
+from audit_platform_tests.failures.lab import ALERT_SECONDS, LOOK_SECONDS, Lab, Servers
 from audit_platform_tests.failures.results import Trial
 from audit_platform_tests.failures.stores import ARCHIVED_ROWS
 
@@ -58,39 +56,42 @@ def blocked(servers: Servers, prefix: str) -> bool:
 
 
 def test_row_17_a_flood_stage_holds_indexing_back_and_heals_by_itself(
-    servers: Servers, results: Path, tmp_path: Path
+    servers: Servers, results: Path, lab: Lab
 ) -> None:
     trial = Trial(results, "17", "OpenSearch's disks 97 % full", ALERT, OBJECTIVE_SECONDS)
     assert_three_nodes(servers)
-    with under_load(servers, tmp_path, "minio-1", **PATIENT) as lab:
-        investigator = Investigator.at(lab.made)
-        prefix = lab.made.settings().opensearch_prefix
-        lab.steady()
-        since = servers.now()
-        trial.broken()
-        first, second, third = (servers.place.folder(name) for name in NODES)
-        with ballast(first), ballast(second), ballast(third):
-            wait_for("the flood stage", lambda: blocked(servers, prefix), ALERT_SECONDS)
-            servers.wait_for_alert(ALERT, "firing", since)
-            trial.fired()
-            wait_for("the indexers to wait", lambda: any(map(lab.waits_for, INDEXERS)))
-            # Events and the archive go on; what is in HOT is found, what waits is found in COLD.
-            archived = servers.metric(ARCHIVED_ROWS)
-            assert lab.progress(5.0) > 0
-            servers.wait_for_metric(f"{ARCHIVED_ROWS} > {archived}")
-            assert investigator.search(tier="hot").status == 200
-            assert investigator.search().tier == "cold"
-            trial.saw("HOT read-only, searches that need more from COLD")
-            trial.ended()
-        wait_for("the block to go", lambda: not blocked(servers, prefix), ALERT_SECONDS)
+    investigator = lab.investigator
+    prefix = lab.made.settings().opensearch_prefix
+    lab.steady()
+    since = servers.now()
+    trial.broken()
+    first, second, third = (servers.place.folder(name) for name in NODES)
+    with ballast(first), ballast(second), ballast(third):
         wait_for(
-            "the indexers to go on", lambda: not any(map(lab.waits_for, INDEXERS)), ALERT_SECONDS
+            "the flood stage", lambda: blocked(servers, prefix), ALERT_SECONDS, every=LOOK_SECONDS
         )
-        trial.recovered()
-        servers.wait_for_alert(ALERT, "resolved", since)
-        trial.cleared()
-        wait_for_green(servers)
-        lab.steady()
-        lab.made.stop("query-api")
-        trial.judged(lab.finish())
-        assert_hot_is_the_day(lab)
+        servers.wait_for_alert(ALERT, "firing", since)
+        trial.fired()
+        wait_for("the indexers to wait", lambda: any(map(lab.waits_for, INDEXERS)))
+        # Events and the archive go on; what is in HOT is found, what waits is found in COLD.
+        archived = servers.metric(ARCHIVED_ROWS)
+        assert lab.progress(5.0) > 0
+        servers.wait_for_metric(f"{ARCHIVED_ROWS} > {archived}")
+        assert investigator.search(tier="hot").status == 200
+        assert investigator.search().tier == "cold"
+        trial.saw("HOT read-only, searches that need more from COLD")
+        trial.ended()
+    wait_for(
+        "the block to go", lambda: not blocked(servers, prefix), ALERT_SECONDS, every=LOOK_SECONDS
+    )
+    wait_for(
+        "the indexers to go on",
+        lambda: not any(map(lab.waits_for, INDEXERS)),
+        ALERT_SECONDS,
+        every=LOOK_SECONDS,
+    )
+    trial.recovered()
+    servers.wait_for_alert(ALERT, "resolved", since)
+    trial.cleared()
+    wait_for_green(servers)
+    lab.ended_well(trial)

@@ -68,7 +68,8 @@ class Load:
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin in a thread of its own."""
+        """Begin, or go on after `stop`, in a thread of its own."""
+        self._stop.clear()
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
         self._thread.start()
 
@@ -87,12 +88,12 @@ class Load:
     def _run(self) -> None:
         try:
             with self.receipts.open("ab") as kept:
-                started = time.monotonic()
+                started, before = time.monotonic(), self.sent
                 while not self._stop.is_set():
                     self._deliver(self._batch(), kept.write)
                     kept.flush()
                     if self.rate:
-                        due = started + self.sent / self.rate
+                        due = started + (self.sent - before) / self.rate
                         self._stop.wait(max(0.0, due - time.monotonic()))
         except (OSError, ValueError, KeyError, AssertionError) as e:
             self.failure = repr(e)
