@@ -311,8 +311,9 @@ def pieces_of(
 
 def encode(place: tuple[str, str, str, str], prev_hash: str, stored: Sequence[bytes]) -> bytes:
     """The entry of events of one device in one chain, in order; the first names `prev_hash`."""
-    head = f"{EVENTS} {' '.join(place)} {prev_hash}"
-    return b"\n".join([head.encode(), *stored])
+    chain_id, hospital_id, tenant_id, device_id = place
+    head = f"{EVENTS} {chain_id} {hospital_id} {tenant_id} {device_id} {prev_hash}"
+    return b"\n".join((head.encode(), *stored))
 
 
 def conflict_entry(line: bytes) -> bytes:

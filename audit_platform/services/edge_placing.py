@@ -230,17 +230,21 @@ class Placer:
         Device by device: they know nothing of each other, and each one's events stay in order.
         """
         answers = [ACCEPTED] * len(batch.found)
-        of_device: defaultdict[str, list[int]] = defaultdict(list)
+        of_device: defaultdict[str, list[Ready]] = defaultdict(list)
         for n, event in enumerate(batch.found):
             if isinstance(event, Ready):
-                of_device[event[0]].append(n)
+                of_device[event[0]].append(event)
             else:
                 answers[n] = _refused(event)
         window = self._memory.window()
-        for device_id, rows in of_device.items():
-            events: list[Ready] = [batch.found[n] for n in rows]  # type: ignore[misc] # all of them are
-            if not self._go_on(job, device_id, events, window):
-                for n, event in zip(rows, events, strict=True):
+        odd = {
+            device_id
+            for device_id, events in of_device.items()
+            if not self._go_on(job, device_id, events, window)
+        }
+        if odd:
+            for n, event in enumerate(batch.found):
+                if isinstance(event, Ready) and event[0] in odd:
                     answers[n] = self._place(job, event)
         for n, flag in batch.flags.items():
             if answers[n] is ACCEPTED:
@@ -275,21 +279,20 @@ class Placer:
             run.chain_id = memory.chain_id
         start, prev_hash = start_of(run.chain_id), run.head
         head = prev_hash
-        lines, stored, digests = [], [], run.digests
+        lines, stored, take = [], [], run.digests.append
         event_class = events[0][3]
         for _, _, digest, criticality, before, after, kept in events:
             line = b"".join((start, before, head.encode(), after))
             head = _sha256(line).hexdigest()
             lines.append(line)
             stored.append(kept)
-            digests.append(digest)
-            if criticality != event_class:
-                event_class = max(criticality, event_class, key=_RANK.__getitem__)
+            take(digest)
+            if criticality != event_class and _RANK[criticality] > _RANK[event_class]:
+                event_class = criticality
         run.head = head
         device.aside, device.last_seen_ms = 0, job.now_ms
         me = self._identity
-        place = (run.chain_id, me.hospital_id, me.tenant_id, device_id)
-        data = encode(place, prev_hash, stored)
+        data = encode((run.chain_id, me.hospital_id, me.tenant_id, device_id), prev_hash, stored)
         job.add(_new(NewEntry, (device_id, event_class, count, data)), lines)
         return True
 
