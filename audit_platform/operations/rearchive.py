@@ -21,7 +21,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audit_platform.errors import ObjectNotFound, SealRefused
+from audit_platform.errors import ObjectNotFound, RecordMalformed, SealRefused
 from audit_platform.operations import gather, held, late, manifests
 from audit_platform.operations.claims import claim
 from audit_platform.operations.coverage import DayObject
@@ -181,8 +181,8 @@ def _other_version(objects: Objects, part: Part) -> bytes | None:
             continue
         try:
             data = objects.get(key, stored.version_id)
-        except ObjectNotFound:
-            continue  # listed, and its bytes are gone: the damage itself
+        except (ObjectNotFound, RecordMalformed):
+            continue  # its bytes are gone, or the store itself finds them changed: the damage
         if hashlib.sha256(data).hexdigest() == part.object.sha256:
             return data
     return None

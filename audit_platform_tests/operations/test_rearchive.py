@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from audit_platform.adapters.directory import DirectorySource
-from audit_platform.errors import SealRefused
+from audit_platform.errors import RecordMalformed, SealRefused
 from audit_platform.operations.judgement import judge_day
 from audit_platform.operations.late import close_again
 from audit_platform.operations.manifests import read_history
 from audit_platform.operations.rearchive import rearchive_day
 from audit_platform.operations.verify import trusted_keys
+from audit_platform.ports import Objects
 from audit_platform.record import fsck, layout
 from audit_platform.record.manifest import Manifest
 from audit_platform.record.revisions import replaced_parts
@@ -77,6 +80,36 @@ def test_a_flipped_bit_is_repaired_out_of_landing_under_the_same_root(
     assert is_green(world, NEXT)
     # The damaged version is evidence: it is still there.
     assert file.is_file()
+
+
+class Strict:
+    """A store that looks at what it hands out, as S3 with checksums does."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self.refused: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objects, name)
+
+    def get(self, key: str, version_id: str) -> bytes:
+        """Refused where the bytes have changed; `open` gives them as they are."""
+        data = self._objects.get(key, version_id)
+        if hashlib.sha256(data).hexdigest()[:16] not in key and "/part-" in key:
+            self.refused.append(key)
+            raise RecordMalformed(key, "sha256", "its bytes have changed")
+        return data
+
+
+def test_a_store_that_finds_the_damage_itself_is_repaired_too(world: World) -> None:
+    file = part_file(world)
+    attackers.flip(file, file.stat().st_size // 2)
+    strict = Strict(world.platform.objects)
+    platform = replace(world.platform, objects=cast("Objects", strict))
+    done = rearchive_day(platform, "north", DAY)
+    assert strict.refused == [done.repaired[0].old_key]
+    assert [r.source for r in done.repaired] == ["landing"]
+    assert is_green(world, DAY)
 
 
 def test_a_day_that_is_whole_is_left_alone(world: World) -> None:
