@@ -1,6 +1,7 @@
 """What Dagster sees: a snapshot of all names, and that loading it does nothing else."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -132,6 +133,38 @@ def test_every_job_but_sealing_waits_in_a_pool_so_that_sealing_finds_a_place() -
     repository = build_definitions().get_repository_def()
     without = [j.name for j in repository.get_all_jobs() if POOL_TAG not in j.tags]
     assert sorted(without) == ["__ASSET_JOB", "seal_day"]
+
+
+#: What an operator wants to know of a job, in this order.
+SAID_OF_A_JOB = [
+    "**When.**",
+    "**What it does.**",
+    "**How long it took last.**",
+    "**How to stop it.**",
+]
+
+
+def headings_of_jobs() -> dict[str, str]:
+    """Text under each heading of the runbooks that is a job's name."""
+    found: dict[str, str] = {}
+    for page in sorted((ROOT / "deploy" / "runbooks").glob("*.md")):
+        for section in re.split(r"^## ", page.read_text(), flags=re.MULTILINE)[1:]:
+            heading, _, text = section.partition("\n")
+            if re.fullmatch(r"`[a-z_]+`", heading):
+                name = heading.strip("`")
+                assert name not in found, f"{name} has two headings"
+                found[name] = text
+    return found
+
+
+def test_every_job_has_a_runbook_heading_that_says_when_what_how_long_and_how_to_stop() -> None:
+    repository = build_definitions().get_repository_def()
+    said = headings_of_jobs()
+    assert sorted(said) == sorted(n for n in repository.job_names if not n.startswith("__"))
+    for name, text in said.items():
+        places = [text.find(f"\n{words}" if n else words) for n, words in enumerate(SAID_OF_A_JOB)]
+        assert -1 not in places, f"{name} lacks {SAID_OF_A_JOB[places.index(-1)]}"
+        assert places == sorted(places), name
 
 
 #: Loads the definitions while every file that Python opens, makes or lists is noted.
