@@ -57,6 +57,7 @@ class Settings:
     first_day: str
     poll_seconds: float
     closing_seconds: int
+    tenant_group: str
     verify_bytes: int
     ca_file: Path | None
     kafka: str
@@ -76,6 +77,7 @@ class Settings:
     redis_prefix: str
     oidc_issuer: str
     oidc_audience: str
+    dagster: str
     pkcs11_module: Path | None
     pkcs11_token: str
     pkcs11_pin: str

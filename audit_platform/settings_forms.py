@@ -70,6 +70,10 @@ FULL_POLICIES: Final = frozenset({"refuse_new", "drop_oldest"})
 MAX_SPOOL_HOURS: Final = 8760.0
 
 
+#: A code location is a process of some 200 MB; more of them ask for more machines.
+MAX_TENANT_GROUPS: Final = 64
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One name: its default as text, what is wanted, what it is for, and how text becomes a value.
@@ -157,6 +161,14 @@ def clock_form(text: str) -> str:
 def day(text: str) -> str:
     """A day as YYYY-MM-DD."""
     if date.fromisoformat(text).isoformat() != text:
+        raise ValueError(text)
+    return text
+
+
+def tenant_group(text: str) -> str:
+    """`2/3`: the second of three."""
+    number, of = (int(part) for part in text.split("/"))
+    if not 1 <= number <= of <= MAX_TENANT_GROUPS or text != f"{number}/{of}":
         raise ValueError(text)
     return text
 

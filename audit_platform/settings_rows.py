@@ -21,6 +21,7 @@ from audit_platform.settings_forms import (
     MAX_RANGE_SECONDS,
     MAX_SPOOL_BYTES,
     MAX_SPOOL_HOURS,
+    MAX_TENANT_GROUPS,
     MAX_VERIFY_BYTES,
     MIN_CLOSING_SECONDS,
     MIN_SPOOL_BYTES,
@@ -36,6 +37,7 @@ from audit_platform.settings_forms import (
     port,
     profile,
     seconds,
+    tenant_group,
     url,
     whole,
 )
@@ -271,6 +273,14 @@ PLATFORM_SETTINGS: Final = (
         f"whole seconds from {MIN_CLOSING_SECONDS} to {MAX_CLOSING_SECONDS}",
         "How often Dagster's sensor looks for days to close and to seal (real time).",
         whole(MIN_CLOSING_SECONDS, MAX_CLOSING_SECONDS),
+    ),
+    Setting(
+        "AUDIT_TENANT_GROUP",
+        "1/1",
+        f"`number/groups`, at most {MAX_TENANT_GROUPS} groups",
+        "Which tenants this code location of Dagster is for; set by the workspace that "
+        "`audit-platform locations` prints.",
+        tenant_group,
     ),
     Setting(
         "AUDIT_VERIFY_BYTES",

@@ -167,6 +167,14 @@ SERVER_SETTINGS: Final = (
         host,
     ),
     Setting(
+        "AUDIT_DAGSTER",
+        "",
+        "a URL, or nothing",
+        "Dagster's webserver, as the exporter reaches it (beside the proxy for people, on "
+        "loopback): heartbeats, queue, failures and freshness become metrics.",
+        optional_url,
+    ),
+    Setting(
         "AUDIT_PKCS11_MODULE",
         "",
         "a file, or nothing for keys in files",

@@ -72,6 +72,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "generation",
         "ingest-gateway",
         "keys",
+        "locations",
         "log",
         "query-api",
         "rebuild-hot",

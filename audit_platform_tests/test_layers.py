@@ -58,6 +58,7 @@ ALLOWED = {
         "ports",
         "record",
         "settings",
+        "settings_forms",
         "stack",
         "wiring",
         *BASE,

@@ -24,31 +24,35 @@ from audit_platform.defs import (
     schedules,
     sensors,
 )
-from audit_platform.defs.partitions import SETTINGS
+from audit_platform.defs.partitions import GROUP, SETTINGS
 from audit_platform.defs.resources import PlatformResource
 from audit_platform.ports import Platform
 
 
 def build_definitions(*, platform: Platform | None = None) -> dg.Definitions:
     """Everything that Dagster runs; `platform` stands in for the one that the settings name."""
-    every = dg.Definitions.merge(
+    of_tenants = [
         cold.defs,
         checks.defs,
         jobs.defs,
         sensors.defs,
         schedules.defs,
         hot.defs,
+        hot_snapshots.restore_defs,
+        integrity.defs,
+        runs.defs,
+    ]
+    of_the_house = [
         hot_snapshots.defs,
         hot_life.defs,
-        integrity.defs,
         control.defs,
         dlq.defs,
         landing.defs,
         rolling.defs,
         archive_watch.defs,
         locks.defs,
-        runs.defs,
-    )
+    ]
+    every = dg.Definitions.merge(*of_tenants, *(of_the_house if GROUP.has_the_house else ()))
     return dg.Definitions.merge(
         every,
         dg.Definitions(

@@ -20,7 +20,7 @@ from audit_platform.defs.metadata import (
     manifest_metadata,
     require_coverage,
 )
-from audit_platform.defs.partitions import TENANT_DAYS, targets
+from audit_platform.defs.partitions import GROUP, TENANT_DAYS, targets
 from audit_platform.operations.coverage import coverage, inputs_of
 from audit_platform.operations.hours import events_per_hour
 from audit_platform.operations.manifests import valid_of_day
@@ -38,9 +38,9 @@ DAILY: Final = dg.FreshnessPolicy.time_window(
 #: For a store or an archive-writer that is away for a moment. What stays wrong is not retried.
 RETRY: Final = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 
-LANDING_COVERAGE: Final = "landing_coverage"
-COLD_DAY: Final = "cold_day"
-COLD_MANIFEST: Final = "cold_manifest"
+LANDING_COVERAGE: Final = GROUP.name("landing_coverage")
+COLD_DAY: Final = GROUP.name("cold_day")
+COLD_MANIFEST: Final = GROUP.name("cold_manifest")
 
 
 @dg.asset(

@@ -18,7 +18,14 @@ from pydantic import Field
 from audit_platform.defs.attempts import INCIDENT_TAG, TENANT_TAG, Wanted, next_attempt
 from audit_platform.defs.cold import COLD_MANIFEST, OWNERS, RETRY
 from audit_platform.defs.metadata import ROW_COUNT, Metadata, explained
-from audit_platform.defs.partitions import TENANT, TENANT_DAYS, TenantDay, new_tenants, targets
+from audit_platform.defs.partitions import (
+    GROUP,
+    TENANT,
+    TENANT_DAYS,
+    TenantDay,
+    new_tenants,
+    targets,
+)
 from audit_platform.defs.pools import CHECK, REPAIR
 from audit_platform.defs.record_action import record_action
 from audit_platform.errors import AuditPlatformError, Recoverable
@@ -30,12 +37,13 @@ from audit_platform.operations.hot_check import (
     check_hot,
     hot_faults,
 )
-from audit_platform.operations.query.reader import Reader
+from audit_platform.operations.hot_watch import LOOK_SECONDS as LOOK_SECONDS_AT_MOST
+from audit_platform.operations.hot_watch import in_turn, kept_reader
 from audit_platform.operations.rebuild_hot import RebuildResult, rebuild_hot
 from audit_platform.ports import Platform
 from audit_platform.record import layout
 
-HOT_INDEX: Final = "hot_index"
+HOT_INDEX: Final = GROUP.name("hot_index")
 HOLDS_THE_DAY: Final = "hot_holds_exactly_the_day"
 REBUILD_HOT: Final = "rebuild_hot"
 HOT_REPAIR: Final = "hot_repair"
@@ -102,6 +110,7 @@ def rebuild(
     context: dg.OpExecutionContext, config: RebuildHot, platform: dg.ResourceParam[Platform]
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]]:
     """Days that a run of the same incident has rebuilt are skipped, and named."""
+    GROUP.require(config.tenant)
     with explained():
         platform.metadata.tenant(config.tenant)
         fresh = new_tenants(context.instance, platform)
@@ -289,12 +298,20 @@ def hot_repair(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> dg.SensorResult:
     """One tick. A shortage must stand for two ticks: the indexer may just be on its way."""
-    reader = Reader(platform)
-    before = _seen(context.cursor)
-    now: dict[str, list[int]] = {}
+    reader = kept_reader(platform)
+    before, after = _seen(context.cursor)
+    now = dict(before)
+    begun = time.monotonic()
     requests: list[dg.RunRequest] = []
     waits: list[str] = []
-    for tenant_id in (t.tenant_id for t in platform.metadata.tenants()):
+    tenants = in_turn([t.tenant_id for t in GROUP.tenants(platform)], after)
+    for number, tenant_id in enumerate(tenants):
+        if number and time.monotonic() - begun > LOOK_SECONDS_AT_MOST:
+            waits.append(f"{number} of {len(tenants)} tenants were looked at; going on from there")
+            break
+        after = tenant_id
+        for key in [k for k in now if k.endswith(f"|{tenant_id}")]:
+            del now[key]
         try:
             faults = hot_faults(platform, reader, tenant_id)
         except Recoverable:
@@ -314,7 +331,7 @@ def hot_repair(
     return dg.SensorResult(
         run_requests=requests,
         skip_reason=None if requests else words,
-        cursor=json.dumps(now),
+        cursor=json.dumps({"seen": now, "after": after}),
     )
 
 
@@ -357,13 +374,16 @@ def _rebuilt(instance: dg.DagsterInstance, key: str) -> Iterator[tuple[int, int]
             )
 
 
-def _seen(cursor: str | None) -> dict[str, list[int]]:
-    """The cursor is only a hint: one that does not read is as good as none."""
+def _seen(cursor: str | None) -> tuple[dict[str, list[int]], str]:
+    """(faults of the last looks, the tenant that the last one ended with).
+
+    The cursor is only a hint: one that does not read is as good as none.
+    """
     try:
         read = json.loads(cursor or "{}")
-    except ValueError:
-        return {}
-    return read if isinstance(read, dict) else {}
+        return dict(read["seen"]), str(read["after"])
+    except (ValueError, KeyError, TypeError):
+        return {}, ""
 
 
 defs = dg.Definitions(

@@ -24,7 +24,7 @@ from audit_platform.defs.hot import (
     shown,
 )
 from audit_platform.defs.metadata import MAX_LISTED, ROW_COUNT, explained
-from audit_platform.defs.partitions import TENANT, TenantDay, new_tenants
+from audit_platform.defs.partitions import GROUP, TENANT, TenantDay, new_tenants
 from audit_platform.defs.pools import CHECK, REPAIR
 from audit_platform.defs.record_action import record_action
 from audit_platform.defs.schedules import RUN_BY_ITSELF
@@ -40,7 +40,7 @@ from audit_platform.operations.hot_snapshots import (
 from audit_platform.ports import Platform
 from audit_platform.record.layout import PLATFORM_TENANT
 
-HOT_SNAPSHOT: Final = "hot_snapshot"
+HOT_SNAPSHOT: Final = GROUP.name("hot_snapshot")
 IS_FRESH: Final = "snapshot_is_fresh"
 SNAPSHOT_HOT: Final = "snapshot_hot"
 RESTORE_HOT: Final = "restore_hot"
@@ -217,6 +217,7 @@ def restore(
     context: dg.OpExecutionContext, config: RestoreHot, platform: dg.ResourceParam[Platform]
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]]:
     """A day that no snapshot brings back is rebuilt from the record; the log says so."""
+    GROUP.require(config.tenant)
     with explained():
         platform.metadata.tenant(config.tenant)
         fresh = new_tenants(context.instance, platform)
@@ -350,7 +351,10 @@ drill_weekly: Final = dg.ScheduleDefinition(
 defs = dg.Definitions(
     assets=[snapshot_spec],
     asset_checks=[snapshot_is_fresh],
-    jobs=[snapshot_hot_job, restore_hot_job, restore_drill_job],
+    jobs=[snapshot_hot_job, restore_drill_job],
     schedules=[snapshot_six_hourly, drill_weekly],
     sensors=[snapshot_stale],
 )
+
+#: In every location: what it brings back are that one's partitions.
+restore_defs = dg.Definitions(jobs=[restore_hot_job])

@@ -16,7 +16,7 @@ from pydantic import Field
 from audit_platform.defs.attempts import DAY_TAG, INCIDENT_TAG, TENANT_TAG, Wanted, next_attempt
 from audit_platform.defs.cold import COLD_MANIFEST, RETRY
 from audit_platform.defs.metadata import ROW_COUNT, explained
-from audit_platform.defs.partitions import TenantDay
+from audit_platform.defs.partitions import GROUP, TenantDay
 from audit_platform.defs.pools import REPAIR
 from audit_platform.defs.record_action import record_action
 from audit_platform.errors import SealRefused
@@ -58,6 +58,7 @@ def rearchive(
 ) -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
     """Reads every part of the day. The day is judged again; open incidents end when it is green."""
     begun = time.monotonic()
+    GROUP.require(config.tenant)
     with explained():
         done = rearchive_day(platform, config.tenant, config.day)
         record_action(context, platform, "day rearchive", config.tenant, config.day)
@@ -165,8 +166,8 @@ def integrity_repair(
     """One tick. Incidents are in the store: a Dagster that lost its storage finds them again."""
     requests: list[dg.RunRequest] = []
     waits: list[str] = []
-    tenants = [PLATFORM_TENANT, *(t.tenant_id for t in platform.metadata.tenants())]
-    for tenant_id in dict.fromkeys(tenants):
+    own = [PLATFORM_TENANT] if GROUP.has(PLATFORM_TENANT) else []
+    for tenant_id in dict.fromkeys([*own, *(t.tenant_id for t in GROUP.tenants(platform))]):
         for found in incidents(platform, tenant_id):
             if not found.is_open:
                 continue

@@ -15,6 +15,7 @@ from typing import Final
 import dagster as dg
 
 from audit_platform.adapters.clock import SYSTEM, parse_clock
+from audit_platform.defs.groups import TenantGroup
 from audit_platform.ports import Platform
 from audit_platform.record import layout
 from audit_platform.settings import Settings
@@ -31,7 +32,12 @@ warnings.filterwarnings("ignore", r"Parameter `owners` of initializer `SensorDef
 #: Read once, when the definitions load: the first day and the clock shape the partitions.
 SETTINGS: Final = Settings.from_environment(os.environ)
 
-TENANT: Final = "tenant"
+#: The tenants of this code location.
+GROUP: Final = TenantGroup.parse(SETTINGS.tenant_group)
+
+#: The dimensions of a key, and the set of tenants that one of them counts through.
+TENANT_DIMENSION: Final = "tenant"
+TENANT: Final = GROUP.name("tenant")
 DAY: Final = "day"
 
 #: A scaled clock runs ahead of the real one that Dagster counts days by; it gets a year more.
@@ -51,7 +57,7 @@ def tenant_days(settings: Settings) -> dg.MultiPartitionsDefinition:
     ahead = days_ahead(settings, datetime.now(UTC).date())
     return dg.MultiPartitionsDefinition(
         {
-            TENANT: dg.DynamicPartitionsDefinition(name=TENANT),
+            TENANT_DIMENSION: dg.DynamicPartitionsDefinition(name=TENANT),
             DAY: dg.DailyPartitionsDefinition(settings.first_day, end_offset=ahead),
         }
     )
@@ -70,7 +76,7 @@ class TenantDay:
     @property
     def key(self) -> dg.MultiPartitionKey:
         """The partition's key."""
-        return dg.MultiPartitionKey({DAY: self.day, TENANT: self.tenant_id})
+        return dg.MultiPartitionKey({DAY: self.day, TENANT_DIMENSION: self.tenant_id})
 
 
 def targets(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> list[TenantDay]:
@@ -83,10 +89,10 @@ def targets(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -
 def _target(key: str) -> TenantDay:
     assert isinstance(key, dg.MultiPartitionKey)
     dimensions: Mapping[str, str] = key.keys_by_dimension
-    return TenantDay(dimensions[DAY], dimensions[TENANT])
+    return TenantDay(dimensions[DAY], dimensions[TENANT_DIMENSION])
 
 
 def new_tenants(instance: dg.DagsterInstance, platform: Platform) -> list[str]:
-    """Tenants that have no partition yet."""
+    """Tenants of this location that have no partition yet."""
     known = set(instance.get_dynamic_partitions(TENANT))
-    return [t.tenant_id for t in platform.metadata.tenants() if t.tenant_id not in known]
+    return [t.tenant_id for t in GROUP.tenants(platform) if t.tenant_id not in known]

@@ -96,10 +96,9 @@ def look_for_lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
 
     Runs of an incident or a closing are asked for again by the sensors that asked first.
     """
-    instance = context.instance
     requests: list[dg.RunRequest] = []
     waits: list[str] = []
-    for run in _lost(instance):
+    for run in _lost(context):
         context.log.error("run %s of %s has lost its process", run.run_id, run.job_name)
         if INCIDENT_TAG in run.tags or CLOSING_TAG in run.tags:
             waits.append(f"{run.run_id}: its own sensor asks again")
@@ -114,21 +113,33 @@ def look_for_lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     return dg.SensorResult(run_requests=requests, skip_reason=None if requests else words)
 
 
-def _lost(instance: dg.DagsterInstance) -> Iterator[dg.DagsterRun]:
+def _lost(context: dg.SensorEvaluationContext) -> Iterator[dg.DagsterRun]:
     """Runs that ended with their process, not by a step, and that nobody has started again.
 
     The code server tells of its own workers' deaths; of its own, nobody does.
     """
+    instance = context.instance
     under_way = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING]
     for record in instance.get_run_records(dg.RunsFilter(statuses=under_way)):
-        abandoned(instance, record)
+        if not _is_elsewhere(context, record.dagster_run):
+            abandoned(instance, record)
     since = datetime.now(UTC) - timedelta(seconds=LOST_SECONDS)
     failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
     for run in instance.get_runs(failed):
+        if _is_elsewhere(context, run):
+            continue
         if REASON_TAG in run.tags and run.tags[REASON_TAG] not in PROCESS_REASONS:
             continue
         if not instance.get_runs(dg.RunsFilter(tags={PARENT_TAG: run.run_id}), limit=1):
             yield run
+
+
+def _is_elsewhere(context: dg.SensorEvaluationContext, run: dg.DagsterRun) -> bool:
+    """Whether another code location has the run: its code server may live on."""
+    here, origin = context.code_location_origin, run.remote_job_origin
+    if here is None or origin is None:
+        return False
+    return origin.repository_origin.code_location_origin.location_name != here.location_name
 
 
 def _again(run: dg.DagsterRun, attempt: int) -> dg.RunRequest:

@@ -12,7 +12,7 @@ import dagster as dg
 from audit_platform.defs.attempts import CAUSE_TAG
 from audit_platform.defs.hot import verify_hot
 from audit_platform.defs.jobs import verify_day
-from audit_platform.defs.partitions import SETTINGS, TENANT, TenantDay, new_tenants
+from audit_platform.defs.partitions import GROUP, SETTINGS, TENANT, TenantDay, new_tenants
 from audit_platform.ports import Platform
 from audit_platform.record import layout
 
@@ -43,9 +43,8 @@ def verify_yesterday(
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """One run for each tenant that was there yesterday, so that one red day hides no other."""
     yesterday = _yesterday(platform)
-    there = [
-        t.tenant_id for t in platform.metadata.tenants() if layout.day_of(t.created_ms) <= yesterday
-    ]
+    own = GROUP.tenants(platform)
+    there = [t.tenant_id for t in own if layout.day_of(t.created_ms) <= yesterday]
     yield from _runs(context, platform, VERIFY_YESTERDAY, there)
     if not there:
         yield dg.SkipReason(f"no tenant was there on {yesterday}")
@@ -64,7 +63,11 @@ def verify_hot_yesterday(
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """One run for each index that is read. One that is missing is `hot_repair`'s to find."""
     yesterday = _yesterday(platform)
-    read = [i.tenant_id for i in platform.hot.indexes() if i.is_read and i.day == yesterday]
+    read = [
+        i.tenant_id
+        for i in platform.hot.indexes()
+        if i.is_read and i.day == yesterday and GROUP.has(i.tenant_id)
+    ]
     yield from _runs(context, platform, VERIFY_HOT_YESTERDAY, read)
     if not read:
         yield dg.SkipReason(f"no index of {yesterday} is read")

@@ -32,15 +32,25 @@ class Sealed:
 NOTHING: Final = Sealed(0, "", "")
 
 
-def sealed_until(objects: Objects, tenant_id: str, hint: Sealed = NOTHING) -> Sealed:
+@dataclass(slots=True)
+class Budget:
+    """How many manifests may still be read, by all who share it."""
+
+    left: int
+
+
+def sealed_until(
+    objects: Objects, tenant_id: str, hint: Sealed = NOTHING, budget: Budget | None = None
+) -> Sealed:
     """How far a tenant is sealed now; reads only manifests after `hint` where the hint holds.
 
-    A hint from another store is noticed (the manifest it names is not there, or is another) and
-    not used. Signatures are not judged: the seal does that. Raises `RecordMalformed`,
-    `StoreUnavailable`.
+    With a `budget` it may end early, with nothing left of it: then what it gives is a hint for the
+    next time, not an answer. A hint from another store is noticed (the manifest it names is
+    not there, or is another) and not used. Signatures are not judged: the seal does that. Raises
+    `RecordMalformed`, `StoreUnavailable`.
     """
     found = hint if _holds(objects, tenant_id, hint) else NOTHING
-    while True:
+    while budget is None or budget.left > 0:
         key = layout.manifest_key(tenant_id, found.number + 1)
         record = read_claim(objects, key)
         if record is None:
@@ -48,6 +58,9 @@ def sealed_until(objects: Objects, tenant_id: str, hint: Sealed = NOTHING) -> Se
         manifest = Manifest.from_bytes(key, record.data)
         # A revision of an older day has a higher number too.
         found = Sealed(found.number + 1, manifest.sha256, max(found.last_day, manifest.day))
+        if budget is not None:
+            budget.left -= 1
+    return found
 
 
 def _holds(objects: Objects, tenant_id: str, hint: Sealed) -> bool:

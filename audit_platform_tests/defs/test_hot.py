@@ -2,18 +2,22 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from audit_platform.defs import attempts
+from audit_platform.defs import attempts, hot
 from audit_platform.defs.hot import HOLDS_THE_DAY, HOT_INDEX, RebuildHot, hot_repair
+from audit_platform.operations.generations import ensure_generation
 from audit_platform.operations.hot_check import HotFaultKind, check_hot, hot_faults
+from audit_platform.operations.hot_watch import kept_reader
 from audit_platform.operations.query.reader import Reader
 from audit_platform.record import layout
 from audit_platform_tests.defs.conftest import Orchestra, evaluations, materializations, words_of
 from audit_platform_tests.hot_rows import Event, batch
-from audit_platform_tests.world import DAY, World
+from audit_platform_tests.world import DAY, World, open_world
 
 NEXT = layout.next_day(DAY)
 
@@ -206,4 +210,30 @@ def test_a_foreign_cursor_is_only_a_hint(orchestra: Orchestra, cursor: str) -> N
     indexed(orchestra.world, DAY)
     orchestra.cursor = cursor
     assert run_keys(look(orchestra)) == []
-    assert json.loads(str(orchestra.cursor)) == {}
+    assert json.loads(str(orchestra.cursor)) == {"seen": {}, "after": "north"}
+
+
+def test_a_look_that_takes_too_long_goes_on_with_the_next_tenant(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tenant in ("east", "north", "west"):
+        edge = orchestra.world.edge(tenant)
+        orchestra.world.ingest(tenant, [edge.start(orchestra.world.clock.now_ms())])
+    orchestra.world.archive()
+    monkeypatch.setattr(hot, "LOOK_SECONDS_AT_MOST", -1.0)
+    asked = [key for _ in range(4) for key in run_keys(look(orchestra))]
+    assert [str(key).split(":")[0] for key in asked] == [
+        f"{DAY}|{tenant}" for tenant in ("east", "north", "west", "east")
+    ]
+
+
+def test_what_was_read_of_a_record_is_kept_and_not_mixed_with_another(tmp_path: Path) -> None:
+    readers = []
+    for name in ("one", "two"):
+        with open_world(tmp_path / name) as world:
+            assert kept_reader(world.platform) is not kept_reader(world.platform)  # no log yet
+            ensure_generation(world.platform)
+            reader = kept_reader(world.platform)
+            assert reader is kept_reader(replace(world.platform))
+            readers.append(reader)
+    assert readers[0] is not readers[1]

@@ -5,7 +5,7 @@ import time
 import dagster as dg
 import pytest
 
-from audit_platform.defs import attempts
+from audit_platform.defs import attempts, sensors
 from audit_platform.defs.metadata import closing_digest
 from audit_platform.defs.partitions import TENANT
 from audit_platform.operations import late_turns
@@ -368,3 +368,20 @@ def test_a_revision_after_landing_has_expired_is_green(orchestra: Orchestra) -> 
     close_again(world.platform, DAY)
     assert orchestra.run("seal_day").success
     assert read_history(world.platform, "north").counting[DAY].revision == 2
+
+
+def test_a_lost_cursor_is_read_together_again_over_several_ticks_and_asks_only_for_what_it_knows(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(orchestra.world, "north", "south")
+    for day in (DAY, NEXT):
+        end(orchestra.world, day)
+        orchestra.answer(orchestra.tick())
+    end(orchestra.world, THIRD)
+    orchestra.cursor = None
+    monkeypatch.setattr(sensors, "MANIFESTS_AT_ONCE", 3)
+    first = orchestra.tick()
+    assert keys_of(first) == [f"{THIRD}|north"]  # its history is whole, the other's is not
+    assert sum(seen(orchestra.cursor).values()) == 3
+    second = orchestra.tick()
+    assert sorted(keys_of(second)) == [f"{THIRD}|north", f"{THIRD}|south"]
