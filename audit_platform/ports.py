@@ -857,6 +857,23 @@ class HotState:
 
 
 @dataclass(frozen=True, slots=True)
+class DagsterState:
+    """How Dagster is. Ages are in seconds of real time.
+
+    `heartbeat_ages`: of each daemon that is needed. `failed`: runs of each job that failed within
+    the last hour. `ticks_failed`: whether the last tick of each sensor and schedule that is on
+    failed. `stale`: whether each asset with a freshness policy has not come for too long.
+    """
+
+    heartbeat_ages: Mapping[str, float]
+    queued: int
+    queue_age_seconds: float
+    failed: Mapping[str, int]
+    ticks_failed: Mapping[str, bool]
+    stale: Mapping[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
 class Probes:
     """Questions to servers that no port asks; None where there is no such server.
 
@@ -869,3 +886,4 @@ class Probes:
     hot: Callable[[], HotState] | None = None
     log_write: Callable[[], str] | None = None
     others: Mapping[str, Callable[[], None]] = field(default_factory=dict)
+    dagster: Callable[[], DagsterState] | None = None

@@ -25,6 +25,7 @@ from audit_platform.adapters.sql.store import SqlMetadata
 from audit_platform.errors import HotUnavailable, SettingInvalid
 from audit_platform.ports import (
     Clock,
+    DagsterState,
     EdgePorts,
     Full,
     Hot,
@@ -276,4 +277,13 @@ def open_probes(settings: Settings) -> Probes:
             provider = ProviderKeys(settings.oidc_issuer, ca_file=settings.ca_file)
             opened.callback(provider.close)
             others["oidc"] = provider.ask_now
-        return Probes(opened.pop_all().close, hot, log_write, others)
+        dagster: Callable[[], DagsterState] | None = None
+        if settings.dagster:
+            from audit_platform.adapters.dagster.state import (  # noqa: PLC0415 - the same
+                DagsterProbe,
+            )
+
+            probe = DagsterProbe(settings.dagster)
+            opened.callback(probe.close)
+            dagster = probe.state
+        return Probes(opened.pop_all().close, hot, log_write, others, dagster)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from audit_platform.metrics import clients, consumers, edge, ingest, probes, query
+from audit_platform.metrics import clients, consumers, dagster, edge, ingest, probes, query
 from audit_platform.metrics.form import Metric
 
 #: In the order of their modules, and in each as they stand there.
 METRICS: Final[tuple[Metric, ...]] = tuple(
     value
-    for module in (ingest, consumers, query, edge, clients, probes)
+    for module in (ingest, consumers, query, edge, clients, probes, dagster)
     for value in vars(module).values()
     if isinstance(value, Metric)
 )

@@ -17,6 +17,14 @@ from functools import partial
 from typing import Final
 
 from audit_platform.metrics.clients import LOG_ERRORS
+from audit_platform.metrics.dagster import (
+    DAGSTER_FAILED_RUNS,
+    DAGSTER_HEARTBEAT_AGE,
+    DAGSTER_QUEUE_AGE,
+    DAGSTER_QUEUED,
+    DAGSTER_STALE,
+    DAGSTER_TICK_FAILED,
+)
 from audit_platform.metrics.form import Metric
 from audit_platform.metrics.probes import (
     HOT_BLOCKED,
@@ -45,6 +53,7 @@ from audit_platform.services.exporter_checks import (
     tell_hot,
     try_lock,
 )
+from audit_platform.services.exporter_dagster import DagsterHealth
 from audit_platform.services.exporter_lag import GroupLag
 from audit_platform.services.exporter_probe import Asking, Probe
 from audit_platform.services.lag_gauges import LAG_METRICS
@@ -69,6 +78,14 @@ METRICS: Final = (
 #: Told where there is such a server: a cluster of no nodes would be a lie.
 HOT_METRICS: Final = (HOT_BLOCKED, HOT_DISK_FREE, HOT_NODES, HOT_STATUS)
 WRITE_METRICS: Final = (LOG_WRITE_TROUBLE,)
+DAGSTER_METRICS: Final = (
+    DAGSTER_FAILED_RUNS,
+    DAGSTER_HEARTBEAT_AGE,
+    DAGSTER_QUEUE_AGE,
+    DAGSTER_QUEUED,
+    DAGSTER_STALE,
+    DAGSTER_TICK_FAILED,
+)
 
 #: How often a turn is looked at from outside.
 LOOK_SECONDS: Final = 0.5
@@ -85,6 +102,7 @@ def metrics_of(probes: Probes) -> list[Metric]:
         *METRICS,
         *(HOT_METRICS if probes.hot else ()),
         *(WRITE_METRICS if probes.log_write else ()),
+        *(DAGSTER_METRICS if probes.dagster else ()),
     ]
 
 
@@ -105,6 +123,8 @@ def probes_of(platform: Platform, probes: Probes, telemetry: Telemetry) -> list[
         found.append(Probe("hot", 1, 8, partial(tell_hot, probes.hot, telemetry)))
     if probes.log_write is not None:
         found.append(Probe("log_write", 5, 8, LogWrite(probes.log_write, telemetry).tell))
+    if probes.dagster is not None:
+        found.append(Probe("dagster", 15, 20, DagsterHealth(probes.dagster, telemetry).tell))
     found += [Probe(name, 5, 8, ask) for name, ask in probes.others.items()]
     return found
 

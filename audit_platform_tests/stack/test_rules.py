@@ -71,7 +71,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_there_are_rules_of_every_domain() -> None:
-    wanted = {"kafka", "store", "search", "metadata", "services", "integrity"}
+    wanted = {"kafka", "store", "search", "metadata", "services", "integrity", "dagster"}
     assert {Path(name).stem for name in FILES} == wanted
     assert len(ALERTS) > 40
 

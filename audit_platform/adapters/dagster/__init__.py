@@ -1,0 +1,1 @@
+"""Dagster seen from outside, by its GraphQL. Nothing here imports Dagster."""
