@@ -26,7 +26,7 @@ UP_SECONDS: Final = 400.0
 
 @dataclass(frozen=True)
 class OwnStack:
-    """A small stack of some servers."""
+    """A stack of some servers."""
 
     place: Place
     servers: list[Server]
@@ -62,7 +62,9 @@ def _myself() -> children.Identity:
 
 
 @contextmanager
-def own_stack(*names: str, faults: bool = False, tls: bool = False) -> Iterator[OwnStack]:
+def own_stack(
+    *names: str, size: str = "small", faults: bool = False, tls: bool = False
+) -> Iterator[OwnStack]:
     """The named servers, answering; gone with all their data at the end.
 
     With `faults` the fault proxy stands before them, with `tls` they speak it with services.
@@ -71,7 +73,7 @@ def own_stack(*names: str, faults: bool = False, tls: bool = False) -> Iterator[
     home = Path(tempfile.mkdtemp(prefix="audit-own-"))
     home.chmod(0o755)
     with free_base() as base:
-        place = Place(home, registry.default_cache(), base, "small", faults=faults, tls=tls)
+        place = Place(home, registry.default_cache(), base, size, faults=faults, tls=tls)
         stack = OwnStack(place, registry.choose(registry.servers_at(place), names, place.size))
         try:
             stack.start()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from audit_platform.commands._shared import json_option, show_rows
+from audit_platform.commands._stack_database import backup_database, restore_database
 from audit_platform.errors import StackError
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ def command() -> None:
     """
     # What a client library says of a server that is not there yet, the server's health tells.
     logging.getLogger("audit_platform").addHandler(logging.NullHandler())
+
+
+command.add_command(backup_database)
+command.add_command(restore_database)
 
 
 @command.command(epilog="Example: audit-platform stack up --only kafka --only versitygw")

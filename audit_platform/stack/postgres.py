@@ -135,7 +135,11 @@ class Primary:
 
     def missing(self, place: Place) -> str:
         """See `model.Server`."""
-        return _answer(place, "postgres", "SELECT 'true'")
+        return _answer(
+            place,
+            "postgres",
+            "SELECT CASE WHEN pg_is_in_recovery() THEN 'it still replays its log' ELSE 'true' END",
+        )
 
     def settle(self, place: Place) -> None:
         """See `model.Server`."""
