@@ -562,6 +562,34 @@ class Caller:
     subject: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A sign-in under way: where the browser goes, and what has to be remembered until it is back.
+
+    `state` comes back with the browser; `verifier` proves to the provider that it is us.
+    """
+
+    url: str
+    state: str
+    verifier: str
+
+
+class SignIn(Protocol):
+    """Signing people in at an identity provider, by way of their browser. Calls block."""
+
+    def begin(self) -> Begun:
+        """Begin one. Raises `TokensUnavailable` while the provider does not answer."""
+        ...
+
+    def token(self, code: str, verifier: str) -> str:
+        """The access token that a code is worth. Raises `AccessDenied`, `TokensUnavailable`."""
+        ...
+
+    def close(self) -> None:
+        """Close all connections. Idempotent."""
+        ...
+
+
 class Tokens(Protocol):
     """Bearer tokens of an identity provider: whom one speaks for. Safe from several threads."""
 

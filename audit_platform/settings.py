@@ -40,6 +40,8 @@ class Settings:
     ui_port: int
     query_port: int
     exporter_port: int
+    gate_port: int
+    gate_url: str
     query_seconds: float
     query_cool_down_seconds: float
     edge_home: Path | None
@@ -77,6 +79,8 @@ class Settings:
     redis_prefix: str
     oidc_issuer: str
     oidc_audience: str
+    oidc_client: str
+    oidc_secret: str
     dagster: str
     pkcs11_module: Path | None
     pkcs11_token: str

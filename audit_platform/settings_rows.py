@@ -34,6 +34,7 @@ from audit_platform.settings_forms import (
     host,
     matching,
     optional_folder,
+    optional_url,
     port,
     profile,
     seconds,
@@ -152,6 +153,20 @@ PLATFORM_SETTINGS: Final = (
         PORT_WANTED,
         "Port of the exporter's health and metrics.",
         port,
+    ),
+    Setting(
+        "AUDIT_GATE_PORT",
+        "8508",
+        PORT_WANTED,
+        "Port of dagster-gate, by which people reach Dagster's pages.",
+        port,
+    ),
+    Setting(
+        "AUDIT_GATE_URL",
+        "",
+        "a URL, or nothing for AUDIT_INGEST_HOST and AUDIT_GATE_PORT",
+        "Where browsers find dagster-gate: with TLS in front of it, its https address.",
+        optional_url,
     ),
     Setting(
         "AUDIT_QUERY_SECONDS",

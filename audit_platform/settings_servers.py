@@ -167,6 +167,20 @@ SERVER_SETTINGS: Final = (
         host,
     ),
     Setting(
+        "AUDIT_OIDC_CLIENT",
+        "",
+        "text, or nothing",
+        "Client id of dagster-gate at the provider (authorization code with PKCE).",
+        text,
+    ),
+    Setting(
+        "AUDIT_OIDC_SECRET",
+        "",
+        "text, or nothing",
+        "The secret of AUDIT_OIDC_CLIENT.",
+        text,
+    ),
+    Setting(
         "AUDIT_DAGSTER",
         "",
         "a URL, or nothing",

@@ -37,6 +37,7 @@ from audit_platform.ports import (
     Objects,
     Platform,
     Probes,
+    SignIn,
     Spool,
     SpoolLimits,
     Tokens,
@@ -245,6 +246,19 @@ def open_platform(settings: Settings, *, clock: Clock | None = None) -> Platform
             work=settings.work_folder,
             close=opened.pop_all().close,
         )
+
+
+def open_sign_in(settings: Settings, back: str) -> SignIn:
+    """Signing people in at AUDIT_OIDC_ISSUER, who come back to `back`; close it."""
+    from audit_platform.adapters.oidc.sign_in import OidcSignIn  # noqa: PLC0415 - only the gate pays
+
+    return OidcSignIn(
+        settings.oidc_issuer,
+        settings.oidc_client,
+        settings.oidc_secret,
+        back,
+        ca_file=settings.ca_file,
+    )
 
 
 def open_probes(settings: Settings) -> Probes:

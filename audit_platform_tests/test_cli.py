@@ -61,6 +61,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "archive-writer",
         "break-glass",
         "close-day",
+        "dagster-gate",
         "device",
         "edge",
         "edge-gateway",

@@ -84,6 +84,7 @@ VENDORS = {
     "dagster": {"defs", "definitions"},
     "sqlalchemy": {"adapters"},
     "alembic": {"adapters"},
+    "graphql": {"services"},
     "uvicorn": {"services"},
     "fastapi": {"services"},
     "starlette": {"services"},

@@ -49,6 +49,17 @@ CLIENTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "two-roles": {"tenant": "hospital-a", "roles": ["investigator", "auditor"]},
 }
 
+#: The client by which people sign in to Dagster's pages, and where they come back to, at any port.
+GATE: Final = "dagster-gate"
+_GATE_BACK: Final = "http://127.0.0.1/gate/callback"
+
+#: People who can sign in: name -> claims.
+PEOPLE: Final[Mapping[str, Mapping[str, Any]]] = {
+    "anna": {"tenant": "platform", "roles": ["operator"]},
+    "otto": {"tenant": "hospital-a", "roles": ["operator"]},
+    "vera": {"tenant": "platform", "roles": ["auditor"]},
+}
+
 #: Of the provider's key; as large as RS256 asks for (RFC 7518, 3.3).
 _RSA_BITS: Final = 2048
 
@@ -101,6 +112,7 @@ class OidcProvider:
         path = _config_file(place)
         before = json.loads(path.read_bytes()) if path.exists() else {}
         known = {c["id"]: c["secret"] for c in before.get("clients", ())}
+        persons = {p["id"]: p["secret"] for p in before.get("people", ())}
         config = {
             "issuer": _issuer(place),
             "host": HOST,
@@ -112,6 +124,22 @@ class OidcProvider:
             "clients": [
                 {"id": name, "secret": known.get(name) or secrets.token_urlsafe(24), "claims": said}
                 for name, said in CLIENTS.items()
+            ]
+            + [
+                {
+                    "id": GATE,
+                    "secret": known.get(GATE) or secrets.token_urlsafe(24),
+                    "claims": {},
+                    "back": _GATE_BACK,
+                }
+            ],
+            "people": [
+                {
+                    "id": name,
+                    "secret": persons.get(name) or secrets.token_urlsafe(12),
+                    "claims": said,
+                }
+                for name, said in PEOPLE.items()
             ],
         }
         if place.tls:
@@ -144,7 +172,19 @@ class OidcProvider:
 
     def settings(self, place: Place) -> dict[str, str]:
         """See `model.Server`."""
-        return {"AUDIT_OIDC_ISSUER": _issuer(place), "AUDIT_OIDC_AUDIENCE": AUDIENCE}
+        return {
+            "AUDIT_OIDC_ISSUER": _issuer(place),
+            "AUDIT_OIDC_AUDIENCE": AUDIENCE,
+            "AUDIT_OIDC_CLIENT": GATE,
+            "AUDIT_OIDC_SECRET": people(place)[0],
+        }
+
+
+def people(place: Place) -> tuple[str, dict[str, str]]:
+    """(the gate's secret, the secret of each of `PEOPLE`)."""
+    config = json.loads(_config_file(place).read_bytes())
+    secret = next(c["secret"] for c in config["clients"] if c["id"] == GATE)
+    return str(secret), {p["id"]: p["secret"] for p in config["people"]}
 
 
 def token(place: Place, client: str) -> str:
