@@ -51,13 +51,18 @@ class Dlq:
 
     def refused(self, count: int, devices: int = 2) -> list[bytes]:
         """Good events that an older gateway refused, archived."""
+        lines = self.refuse(count, devices)
+        self.world.archive()
+        return lines
+
+    def refuse(self, count: int, devices: int = 2) -> list[bytes]:
+        """The same, in the log only."""
         now = self.world.clock.now_ms()
         lines = [
             self.edge.event(f"pump-{n % devices:03}", "heartbeat", {"uptimeSeconds": n}, now)
             for n in range(count)
         ]
         self.world.refuse(TENANT, lines)
-        self.world.archive()
         return lines
 
     def entries(self) -> list[str]:
