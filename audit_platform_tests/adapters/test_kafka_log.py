@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import threading
@@ -10,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +27,7 @@ from audit_platform.adapters.kafka.writer import _Call
 from audit_platform.errors import LogUnavailable, NotAssigned, OffsetOutOfRange, UnknownTopic
 from audit_platform.ports import GroupMember, NewRecord
 from audit_platform.record.layout import DLQ_TOPIC, EVENTS_TOPIC, INTEGRITY_TOPIC
+from audit_platform_tests.bad_servers import answering
 from audit_platform_tests.ports import free_port
 from audit_platform_tests.servers import stack_settings
 
@@ -58,30 +58,6 @@ def log(servers: KafkaServers, prefix: str) -> Iterator[KafkaLog]:
 def admin(servers: KafkaServers) -> AdminClient:
     """Kafka's administrator."""
     return AdminClient({"bootstrap.servers": servers.addresses})
-
-
-@contextmanager
-def answering(reply: bytes) -> Iterator[str]:
-    """A server that answers every connection's first bytes with `reply`. Its address."""
-    with socket.create_server(("127.0.0.1", free_port())) as listener:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                with connection, suppress(OSError):
-                    connection.recv(1 << 16)
-                    connection.sendall(reply)
-                    connection.recv(1 << 16)  # until it hangs up
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        host, port = listener.getsockname()
-        yield f"{host}:{port}"
-        listener.shutdown(socket.SHUT_RDWR)
-    thread.join()
 
 
 def threads() -> int:
@@ -293,7 +269,7 @@ def test_closing_ends_every_thread_and_nothing_works_after_it(
 
 def test_something_that_is_not_kafka_is_refused_by_setting_found_wanted_remedy() -> None:
     with (
-        answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address,
+        answering(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n") as address,
         pytest.raises(LogUnavailable) as caught,
     ):
         KafkaLog(KafkaServers(address))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -16,6 +15,7 @@ from audit_platform.adapters.opensearch.hot import OpenSearchHot
 from audit_platform.errors import HotUnavailable, QueryCancelled, SettingInvalid
 from audit_platform.ports import EventQuery
 from audit_platform.record.layout import MS_PER_DAY
+from audit_platform_tests.bad_servers import answering
 from audit_platform_tests.hot_rows import DAY, DAY_MS, Event, batch
 from audit_platform_tests.own_stack import OwnStack, own_stack
 
@@ -128,28 +128,6 @@ def assert_given_up_at_once(hot: OpenSearchHot) -> None:
 # --------------------------------------------------------------------------------- other servers
 
 
-@contextmanager
-def answering(answer: Callable[[bytes], bytes]) -> Iterator[str]:
-    """A server that says the same bytes whatever it is asked, and closes. Its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                with connection:
-                    asked = connection.recv(1 << 16)
-                    connection.sendall(answer(asked))
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
-    thread.join()
-
-
 def json_answer(text: bytes) -> bytes:
     return JSON + str(len(text)).encode() + b"\r\n\r\n" + text
 
@@ -164,8 +142,8 @@ def json_answer(text: bytes) -> bytes:
     ],
 )
 def test_another_server_is_refused_at_start(said: bytes, found: str) -> None:
-    with answering(lambda _: json_answer(said)) as url:
-        hot = OpenSearchHot(url, "t")
+    with answering(lambda _: json_answer(said)) as at:
+        hot = OpenSearchHot(f"http://{at}", "t")
         with pytest.raises(SettingInvalid) as raised:
             hot.check()
         hot.close()
@@ -187,9 +165,9 @@ def test_another_server_is_refused_at_start(said: bytes, found: str) -> None:
     ids=["no HTTP", "a page", "half JSON", "half an answer", "503", "nothing"],
 )
 def test_a_server_that_says_garbage_is_unavailable(said: bytes) -> None:
-    with answering(lambda _: said) as url:
-        hot = OpenSearchHot(url, "t")
-        with pytest.raises(HotUnavailable, match=url.removeprefix("http://")):
+    with answering(lambda _: said) as at:
+        hot = OpenSearchHot(f"http://{at}", "t")
+        with pytest.raises(HotUnavailable, match=at):
             hot.check()
         with pytest.raises(HotUnavailable):
             hot.search(ALL, is_cancelled=lambda: False)
@@ -210,8 +188,8 @@ def test_a_bulk_answer_of_another_form_promises_nothing(items: bytes) -> None:
             return NOT_FOUND
         return json_answer(items if b"/_bulk" in asked else b"{}")
 
-    with answering(answer) as url:
-        hot = OpenSearchHot(url, "t")
+    with answering(answer) as at:
+        hot = OpenSearchHot(f"http://{at}", "t")
         with pytest.raises(HotUnavailable):
             hot.create("north", DAY, batch(events(1)))
         hot.close()

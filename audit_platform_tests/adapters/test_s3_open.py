@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import pytest
 from audit_platform.adapters.s3.client import Endpoint, make_client
 from audit_platform.adapters.s3.objects import S3Objects
 from audit_platform.errors import SettingInvalid, StoreUnavailable
+from audit_platform_tests.bad_servers import answering
 from audit_platform_tests.ports import free_port
 from audit_platform_tests.stores import small_bucket
 
@@ -47,31 +47,6 @@ def web_server() -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-@contextmanager
-def garbage_server() -> Iterator[str]:
-    """Answers every connection with bytes that are no HTTP."""
-    listener = socket.create_server(("127.0.0.1", free_port()))
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection:
-                connection.recv(65536)
-                connection.sendall(b"\x00\xff\x13\x37 no such thing\r\n\r\n")
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
 
 
 def without_lock(owner: Endpoint) -> Endpoint:
@@ -112,9 +87,21 @@ def test_a_web_server_is_not_a_store() -> None:
 
 
 def test_a_server_of_garbage_is_not_a_store() -> None:
-    with garbage_server() as url, pytest.raises(SettingInvalid) as caught:
-        S3Objects(replace(NOWHERE, url=url))
+    with (
+        answering(lambda _: b"\x00\xff\x13\x37 no such thing\r\n\r\n") as at,
+        pytest.raises(SettingInvalid) as caught,
+    ):
+        S3Objects(replace(NOWHERE, url=f"http://{at}"))
     assert caught.value.setting == "AUDIT_S3"
+
+
+def test_half_an_answer_is_a_store_that_is_away() -> None:
+    half = b"HTTP/1.1 200 OK\r\ncontent-type: application/xml\r\ncontent-length: 500\r\n\r\n<Obj"
+    with answering(lambda _: half) as at:
+        store = S3Objects(replace(NOWHERE, url=f"http://{at}"))
+        with pytest.raises(StoreUnavailable, match=at):
+            store.get("a", "1")
+        store.close()
 
 
 def test_a_store_that_is_away_is_looked_at_once_it_answers() -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import shutil
 import socket
 import ssl
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +24,18 @@ from audit_platform.adapters.postgres.metadata import open_postgres
 from audit_platform.adapters.redis.limits import open_redis
 from audit_platform.adapters.s3.client import Endpoint
 from audit_platform.adapters.s3.objects import S3Objects
-from audit_platform.errors import AuditPlatformError, StackError
+from audit_platform.errors import (
+    AuditPlatformError,
+    LogUnavailable,
+    MetadataUnavailable,
+    SettingInvalid,
+    StackError,
+)
+from audit_platform.record.layout import EVENTS_TOPIC
 from audit_platform.stack import authority, registry, supervision
 from audit_platform.stack.model import HOST, Place
 from audit_platform.stack.s3_access import WRITER
+from audit_platform_tests.bad_servers import answering
 from audit_platform_tests.own_stack import OwnStack, own_stack
 from audit_platform_tests.stack.tiny import Tiny
 from audit_platform_tests.stores import as_other, fresh_bucket
@@ -179,40 +186,17 @@ OPENERS: dict[str, Callable[[str, Path], object]] = {
 }
 
 
-@contextmanager
-def answering(place: Place | None, *, postgres: bool, says: bytes = b"") -> Iterator[str]:
-    """A server with the certificate of `impostor`, or that speaks plainly. Its host:port."""
-    context = None
-    if place is not None:
-        files = authority.certificate_of(place, "impostor")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(files.certificate, files.key)
-    with socket.create_server((HOST, 0)) as listener:
+def impostor(place: Place) -> ssl.SSLContext:
+    """Who shows the certificate of `impostor`."""
+    files = authority.certificate_of(place, "impostor")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.key)
+    return context
 
-        def serve() -> None:
-            while True:
-                try:
-                    link, _ = listener.accept()
-                except OSError:
-                    return
-                with suppress(OSError), link:
-                    link.settimeout(10)
-                    if postgres:
-                        link.recv(8)  # asks whether there is TLS
-                    if context is not None:
-                        link.sendall(b"S" * postgres)
-                        # Whoever looks at the certificate hangs up.
-                        context.wrap_socket(link, server_side=True).close()
-                        continue
-                    if not postgres:
-                        link.recv(1 << 16)
-                    link.sendall(says)
 
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield f"{HOST}:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
+def hung_up(_: bytes) -> bytes:
+    """Nothing more is said."""
+    return b""
 
 
 def _refusal(setting: str, at: str, ca_file: Path) -> str:
@@ -230,7 +214,8 @@ def _refusal(setting: str, at: str, ca_file: Path) -> str:
 def test_a_certificate_of_another_name_is_refused_at_start(setting: str, tls: Place) -> None:
     authority.prepare(tls, "impostor")
     authority.issue(tls, "impostor", ["elsewhere.example"])
-    with answering(tls, postgres=setting == "AUDIT_DATABASE") as at:
+    agrees = b"S" if setting == "AUDIT_DATABASE" else b""
+    with answering(hung_up, tls=impostor(tls), agrees=agrees) as at:
         said = _refusal(setting, at, tls.authority)
     assert "certificate" in said
 
@@ -240,7 +225,8 @@ def test_a_certificate_of_another_authority_is_refused_at_start(setting: str, tl
     authority.prepare(tls, "impostor")
     other = replace(tls, home=tls.home.with_name("other"))
     authority.prepare(other, "anybody")
-    with answering(tls, postgres=setting == "AUDIT_DATABASE") as at:
+    agrees = b"S" if setting == "AUDIT_DATABASE" else b""
+    with answering(hung_up, tls=impostor(tls), agrees=agrees) as at:
         said = _refusal(setting, at, other.authority)
     assert "certificate" in said
 
@@ -250,7 +236,51 @@ def test_a_server_without_tls_is_refused_where_an_authority_is_named(
     setting: str, tls: Place
 ) -> None:
     authority.prepare(tls, "anybody")
-    postgres = setting == "AUDIT_DATABASE"
-    with answering(None, postgres=postgres, says=b"N" if postgres else b"plainly said\r\n") as at:
+    plain = b"N" if setting == "AUDIT_DATABASE" else b"plainly said\r\n"
+    with answering(lambda _: plain) as at:
         said = _refusal(setting, at, tls.authority)
     assert "TLS" in said or "certificate" in said
+
+
+# -------------------------------------------------------------------------------------- no servers
+
+
+def test_what_is_no_redis_is_refused_at_start_and_half_an_answer_is_one_that_is_away() -> None:
+    with answering(lambda _: b"<html>\r\n") as at, pytest.raises(SettingInvalid) as caught:
+        open_redis(f"redis://:geheim@{at}/0", "t", 1.0)
+    assert caught.value.setting == "AUDIT_REDIS"
+    assert at in caught.value.found
+    assert "geheim" not in str(caught.value)
+    with answering(lambda _: b"$100\r\nPO") as at:
+        limits = open_redis(f"redis://{at}/0", "t", 100.0)
+        assert limits.take("north", 1) == 0.0
+        assert at in limits.trouble()
+        limits.close()
+
+
+def test_what_is_no_postgresql_is_refused_at_start_and_half_an_answer_is_one_that_is_away() -> None:
+    def html(_: bytes) -> bytes:
+        return b"<html>"
+
+    with answering(html, agrees=b"N") as at, pytest.raises(SettingInvalid) as caught:
+        open_postgres(f"postgresql://a:geheim@{at}/audit")
+    assert caught.value.setting == "AUDIT_DATABASE"
+    assert at in caught.value.found
+    assert "no PostgreSQL" in caught.value.wanted
+    assert "geheim" not in str(caught.value)
+    with answering(lambda _: b"R\0\0", agrees=b"N") as at:
+        store = open_postgres(f"postgresql://a:b@{at}/audit")
+        with pytest.raises(MetadataUnavailable, match=at):
+            store.tenants()
+        store.close()
+
+
+def test_half_an_answer_of_kafka_is_one_that_is_away_and_says_so() -> None:
+    with answering(lambda _: struct.pack(">iih", 300, 1, 0)) as at:
+        log = KafkaLog(KafkaServers(at))
+        try:
+            with pytest.raises(LogUnavailable, match=f"AUDIT_KAFKA '{at}'"):
+                log.describe(EVENTS_TOPIC)
+            assert at in log.health().trouble
+        finally:
+            log.close()

@@ -53,8 +53,14 @@ _WRONG: Final = frozenset(
 #: And this means that nothing can be reached now.
 _DOWN: Final = frozenset({KafkaError._ALL_BROKERS_DOWN})  # noqa: SLF001 - the library's own name
 
-#: Words of the library for a mistaken protocol, which has no code of its own.
-_MISTAKEN_PROTOCOL: Final = ("PLAINTEXT broker listener?", "incorrect security.protocol")
+#: Words of the library for a mistaken protocol, which has no code of its own; and for TLS that
+#: fails, whose code is now `_SSL` and now that of any lost connection.
+_MISTAKEN_PROTOCOL: Final = (
+    "PLAINTEXT broker listener?",
+    "incorrect security.protocol",
+    "certificate verify failed",
+    "wrong version number",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,7 +174,8 @@ def _refuse_what_is_wrong(servers: KafkaServers, watch: Watch) -> None:
         try:
             admin.list_topics(timeout=_LOOK_SECONDS)
         except KafkaException as e:
-            admin.poll(0)  # hands the reasons over
+            # Hands the reasons over. "All are down" may come a moment before why.
+            admin.poll(_LOOK_SECONDS)
             error = watch.wrong() or error_of(e)
             if is_wrong(error):
                 raise unavailable("open the log", error, servers) from e
