@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -25,10 +25,10 @@ from rich.console import Console
 from audit_platform.demo import proofs, questions, setup
 from audit_platform.demo.children import Child, Children, end_stale
 from audit_platform.demo.dagster_ui import DagsterSilent, DagsterUi, SealRun
-from audit_platform.demo.display import Display, Row, figures_table
+from audit_platform.demo.display import Display, figures_table
 from audit_platform.demo.edges import Edges
 from audit_platform.demo.ground import Ground, ground_of
-from audit_platform.demo.home import DemoHome, DemoStopped, State, clock_text, scaled_clock
+from audit_platform.demo.home import DemoHome, DemoStopped, clock_text, scaled_clock
 from audit_platform.demo.mapping import hospitals
 from audit_platform.demo.programs import (
     GRACE_SECONDS,
@@ -42,7 +42,8 @@ from audit_platform.demo.programs import (
     storage_command,
 )
 from audit_platform.demo.proofs import Proof, TenantFigures
-from audit_platform.demo.record_view import RecordView, progress_of
+from audit_platform.demo.record_view import RecordView
+from audit_platform.demo.stage import Stage, not_sealed, rows_of, taken_of
 from audit_platform.record import layout
 from audit_platform.settings import Settings
 from audit_platform.wiring import open_keys
@@ -58,7 +59,7 @@ READY_SECONDS: Final = 90.0
 DEVICES_SECONDS: Final = 120.0
 SEAL_SECONDS: Final = 300.0
 
-#: Share of the day at which somebody searches.
+#: Share of the day's events at which somebody searches.
 LOOK_AT: Final = 0.6
 
 #: Lines of a proof that are shown; the first ones name the place.
@@ -83,56 +84,6 @@ class Options:
     profile: str = "embedded"
     base_port: int = 0
     keep_servers: bool = False
-
-
-@dataclass(slots=True)
-class _Stage:
-    """What a run has set up."""
-
-    home: DemoHome
-    ground: Ground
-    state: State
-    settings: Settings
-    children: Children
-    view: RecordView
-    ui: DagsterUi
-    dagster: dict[str, list[str]]
-    edges: Edges
-    storage: Child | None = None
-    services: list[Child] = field(default_factory=list)
-
-    def serve(
-        self,
-        commands: Mapping[str, Sequence[str]],
-        seconds: Mapping[str, Mapping[str, str]] | None = None,
-    ) -> None:
-        """Start what must run until the end; `seconds` a second time, with more settings."""
-        for name, command in commands.items():
-            self.services.append(self.children.start(name, command))
-        for name, more in (seconds or {}).items():
-            second = self.children.start(f"{name}-2", commands[name], more=more)
-            self.services.append(second)
-
-    def watch(self) -> None:
-        """Raise `DemoStopped` for a service that ended; start Dagster once it has its storage."""
-        for service in [*self.services, *self.edges.processes]:
-            if service.ended() is not None:
-                raise service.failure(f"ended with code {service.ended()}")
-        if self.storage and (code := self.storage.ended()) is not None:
-            if code:
-                raise self.storage.failure(f"ended with code {code}")
-            self.storage = None
-            self.serve(self.dagster)
-
-    @property
-    def query_url(self) -> str:
-        """Where query-api answers."""
-        return f"http://127.0.0.1:{self.settings.query_port}"
-
-    @property
-    def tenants(self) -> list[str]:
-        """Whose day is played."""
-        return self.state.tenants
 
 
 class Story:
@@ -182,7 +133,7 @@ class Story:
 
     # ---------------------------------------------------------------------------------- begin
 
-    def _begin(self, home: DemoHome, ground: Ground, ending: ExitStack) -> _Stage:
+    def _begin(self, home: DemoHome, ground: Ground, ending: ExitStack) -> Stage:
         """Choose the day, make what is missing, start everything."""
         today = datetime.now(UTC).date().isoformat()
         known = hospitals()
@@ -206,7 +157,7 @@ class Story:
         workspace = setup.prepare_dagster(settings.dagster_folder, ports.code, ground.profile)
         environment = environment_of(settings, ground.environment())
         children = Children(home.logs, home.children_file, environment)
-        stage = _Stage(
+        stage = Stage(
             home,
             ground,
             state,
@@ -223,7 +174,7 @@ class Story:
 
     # --------------------------------------------------------------------------------- replay
 
-    def _replay(self, stage: _Stage) -> None:
+    def _replay(self, stage: Stage) -> None:
         """Have every tenant's devices say their day; return when the platform has archived it."""
         # Dagster's start takes both cores for half a minute and has time until the day's end.
         for port in stage.edges.ingest_ports:
@@ -240,16 +191,7 @@ class Story:
         }
         patience = DEVICES_SECONDS * stage.ground.patience
         until = time.monotonic() + self._options.day_seconds + patience
-        looked = False
-        while running := [c for c in devices.values() if c.ended() is None]:
-            if time.monotonic() > until:
-                raise running[0].failure("did not finish in time")
-            self._tick(stage, "devices speak")
-            share = (self._now(stage) - layout.day_start_ms(day)) / layout.MS_PER_DAY
-            if done := stage.edges.step(share):
-                self._display.say(done)
-            if share >= LOOK_AT and not looked:
-                looked = self._look_at(stage)
+        self._disturb(stage, list(devices.values()), until)
         for child in devices.values():
             if child.ended():
                 raise child.failure(f"ended with code {child.ended()}")
@@ -258,14 +200,31 @@ class Story:
                 raise DemoStopped(f"edges did not get rid of: {waiting}", remedy="read their logs")
             self._tick(stage, "edges wait for the archive")
 
-    def _look_at(self, stage: _Stage) -> bool:
+    def _disturb(self, stage: Stage, devices: Sequence[Child], until: float) -> None:
+        """Do what is due to edges, and search once, while devices speak; all of it is done then."""
+        looked = False
+        while True:
+            running = [c for c in devices if c.ended() is None]
+            if running and time.monotonic() > until:
+                raise running[0].failure("did not finish in time")
+            self._tick(stage, "devices speak")
+            share = taken_of(stage) if running else 1.0
+            done = stage.edges.step(share)
+            if share >= LOOK_AT and not looked:
+                looked = self._look_at(stage)
+            if done:
+                self._display.say(done)
+            elif not running:
+                return
+
+    def _look_at(self, stage: Stage) -> bool:
         """Somebody searches while the day runs: a read is an event, and sealed with the day."""
         found = questions.search_by_investigator(stage.home, stage.query_url, stage.tenants[0])
         if found is not None:
             self._display.say(f"an investigator of {stage.tenants[0]} searches: {found} events")
         return found is not None
 
-    def _wait_ready(self, stage: _Stage, url: str) -> None:
+    def _wait_ready(self, stage: Stage, url: str) -> None:
         until = time.monotonic() + READY_SECONDS * stage.ground.patience
         with urllib3.PoolManager(timeout=TICK_SECONDS, retries=False) as pool:
             while time.monotonic() < until:
@@ -279,7 +238,7 @@ class Story:
 
     # ----------------------------------------------------------------------------------- seal
 
-    def _sealed(self, stage: _Stage) -> dict[str, SealRun]:
+    def _sealed(self, stage: Stage) -> dict[str, SealRun]:
         """Wait until Dagster has closed and sealed the day; returns each tenant's good run.
 
         Nothing is asked of Dagster but what became of its runs.
@@ -296,14 +255,14 @@ class Story:
         missing = set(awaited)
         while missing:
             if time.monotonic() > until:
-                raise _not_sealed(stage, missing, runs)
+                raise not_sealed(stage, missing, runs)
             doing = "the day ends" if self._now(stage) < midnight else "Dagster seals"
             self._tick(stage, doing)
             held = {tenant for tenant, sealed in stage.view.manifests if sealed == day}
             missing = awaited - held
         while missing := {t for t in awaited if t not in runs or not runs[t].succeeded}:
             if time.monotonic() > until:
-                raise _not_sealed(stage, missing, runs)
+                raise not_sealed(stage, missing, runs)
             self._tick(stage, "Dagster verifies")
             try:
                 # Newest first: an older one that failed does not stand over a newer good one.
@@ -316,7 +275,7 @@ class Story:
     # ---------------------------------------------------------------------------------- prove
 
     def _prove(
-        self, stage: _Stage, runs: Mapping[str, SealRun]
+        self, stage: Stage, runs: Mapping[str, SealRun]
     ) -> tuple[list[TenantFigures], list[Proof]]:
         """Run all proofs, the later ones also when an earlier one failed."""
         home, day = stage.home, stage.state.day
@@ -347,7 +306,7 @@ class Story:
             *questions.ask_all(self._scene(stage, run)),
         ]
 
-    def _scene(self, stage: _Stage, run: proofs.Run) -> questions.Scene:
+    def _scene(self, stage: Stage, run: proofs.Run) -> questions.Scene:
         """The tenant whose record holds a refused event; else the first."""
         day = stage.state.day
         manifests = {t: stage.view.manifests[t, day] for t in stage.tenants}
@@ -367,7 +326,7 @@ class Story:
 
     def _tell(
         self,
-        stage: _Stage,
+        stage: Stage,
         runs: Mapping[str, SealRun],
         table: Sequence[TenantFigures],
         proved: Sequence[Proof],
@@ -396,7 +355,7 @@ class Story:
             f"{profile} FRESH=1 · Dagster on this data: make dagster{profile}"
         )
 
-    def _stay(self, stage: _Stage) -> None:
+    def _stay(self, stage: Stage) -> None:
         """Everything stays up until a person ends it."""
         self._display.say("Everything stays up; Ctrl-C ends it.")
         while not self._stop.is_set():
@@ -405,7 +364,7 @@ class Story:
             except KeyboardInterrupt:
                 return
 
-    def _end(self, stage: _Stage) -> None:
+    def _end(self, stage: Stage) -> None:
         self._display.stop()
         self._display.say("stopping")
         self._remember(stage)
@@ -413,7 +372,7 @@ class Story:
 
     # ----------------------------------------------------------------------------------- tick
 
-    def _tick(self, stage: _Stage, doing: str) -> None:
+    def _tick(self, stage: Stage, doing: str) -> None:
         """Wait a moment; look after processes and display. `doing` "": nothing to show."""
         if self._stop.wait(TICK_SECONDS):
             raise KeyboardInterrupt
@@ -424,39 +383,10 @@ class Story:
             stage.view.show()
             self._display.show(doing, self._now(stage), rows_of(stage))
 
-    def _now(self, stage: _Stage) -> int:
+    def _now(self, stage: Stage) -> int:
         return scaled_clock(stage.settings.clock).now_ms()
 
-    def _remember(self, stage: _Stage) -> None:
+    def _remember(self, stage: Stage) -> None:
         """What the wall clock shows: a next run goes on from there, whatever ends this one."""
         stage.state.wall_ms = self._now(stage)
         stage.home.store(stage.state)
-
-
-def rows_of(stage: _Stage) -> dict[str, Row]:
-    """Figures of the day that is played."""
-    day, view, rows = stage.state.day, stage.view, {}
-    for tenant_id in stage.tenants:
-        told = progress_of(stage.home.devices / tenant_id, day)
-        sealed = view.manifests.get((tenant_id, day))
-        rows[tenant_id] = Row(
-            share=told.taken / told.planned if told.planned else 0.0,
-            sent=told.sent,
-            acknowledged=told.accepted,
-            refused=len(sealed.links) if sealed else 0,
-            archived=view.archived[tenant_id, day],
-            sealed=sealed.rows if sealed else 0,
-        )
-    return rows
-
-
-def _not_sealed(stage: _Stage, missing: set[str], runs: Mapping[str, SealRun]) -> DemoStopped:
-    became = ", ".join(
-        f"{t} ({runs[t].status if t in runs else 'no run yet'})" for t in sorted(missing)
-    )
-    logs = stage.home.logs
-    return DemoStopped(
-        f"Dagster has not sealed and verified {stage.state.day} of {became} in time",
-        remedy=f"read {logs}/dagster-daemon.log and {logs}/dagster-code.log, or {stage.ui.url}/runs"
-        " with make dagster",
-    )

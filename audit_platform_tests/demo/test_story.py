@@ -21,15 +21,16 @@ from audit_platform.demo.mapping import tenant_ids
 from audit_platform.demo.numbers import expected_numbers
 from audit_platform.settings import Settings
 
-#: Real seconds of the day: as fast as two busy cores can start the devices in.
-DAY_SECONDS: Final = 30
+#: Real seconds of the day: an edge that is killed in it must be back before its end, beside other
+#: tests too. What arrives after midnight is the next day's.
+DAY_SECONDS: Final = 60
 HOSPITALS: Final = 3
 
 #: Two minutes alone on two cores; ten for a machine that does much else.
 LIMIT_SECONDS: Final = 600
 
 
-#: Whole demos: minutes each, alone. Not seen to end in the last run beside other work.
+#: Whole demos: minutes each, alone. Beside much other work an edge's events come after midnight.
 pytestmark = pytest.mark.full_stack
 
 
@@ -79,9 +80,7 @@ def test_the_first_command_plays_seals_and_proves_a_day_and_leaves_nothing_runni
     assert not (home / "children.json").exists()
     tenants = tenant_ids()[:HOSPITALS]
     table = _table(said)
-    duplicates = table["all"][4]
-    # Of the edge that was killed: sent again, counted once.
-    assert duplicates == table[tenants[1]][4] > 0
+    _compare_copies(table, tenants)
     _compare(table, _expected(tenants))
     assert said.count("PROVED") == 10
     assert "FAILED" not in said
@@ -119,6 +118,19 @@ def _compare(table: dict[str, list[int]], expected: dict[str, tuple[int, int]]) 
         own = sealed - (wanted - bad)  # what the edges said of themselves: at least that they began
         assert own >= 1
         assert archived == sealed + refused + duplicates
+
+
+def _compare_copies(table: dict[str, list[int]], tenants: list[str]) -> None:
+    """Copies come of what was done to an edge alone, and are counted once.
+
+    The second tenant's edge is killed, and sends again what it did not know to be archived. The
+    first one's line is cut: a body that had arrived and whose answer was on its way is sent again.
+    """
+    cut, killed, *others = tenants
+    copies = {name: figures[4] for name, figures in table.items()}
+    assert copies[killed] > 0
+    assert {tenant: copies[tenant] for tenant in others} == dict.fromkeys(others, 0)
+    assert copies["all"] == copies[killed] + copies[cut]
 
 
 def _next_run_can_go_on(home: Path, tenants: list[str]) -> None:
