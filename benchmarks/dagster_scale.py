@@ -317,6 +317,10 @@ def served(settings: Settings, scale: Scale) -> None:
     page, ui = Page(settings), DagsterUi(f"http://127.0.0.1:{settings.ui_port}")
     with dagster(settings) as pids:
         print(f"programs up in {until('the webserver', ui.is_up):.0f} s")
+        # The webserver answers before it has loaded the code location.
+        key = {"path": [ASSETS[-1]]}
+        loaded = until("the code location", lambda: page.ask(PAGE, key=key)[1]["assetNodeOrError"])
+        print(f"code location loaded in {loaded:.0f} s more")
         for asset in ASSETS[-1:]:
             for turn in ("first", "second"):
                 seconds, data = page.ask(PAGE, key={"path": [asset]})
