@@ -142,8 +142,17 @@ def fetch(servers: Sequence[Server], cache: Path, *, tell: Tell) -> None:
 def down(home: Path, *, tell: Tell) -> None:
     """End every server of the stack; on return no process, mount or port of it is left.
 
-    Data and logs stay, except on bounded volumes. Nothing happens where no stack is.
+    Data and logs stay, except on bounded volumes. Nothing happens where no stack is. Raises
+    `StackError` for each server that could not be ended, after all others were.
     """
+    failures: dict[str, StackError] = {}
+
+    def end(name: str) -> None:
+        try:
+            _end(home, name)
+        except StackError as e:
+            failures[name] = e
+
     if not home.exists():
         return
     with state.locked(home, tell):
@@ -154,10 +163,11 @@ def down(home: Path, *, tell: Tell) -> None:
         while left:
             needed = {need for needs in left.values() for need in needs}
             wave = [name for name in left if name not in needed] or list(left)
-            _each(wave, lambda name: _end(home, name))
+            _each(wave, end)
             for name in wave:
                 del left[name]
         _close(home)
+    _raise_failures(failures)
 
 
 def wipe(home: Path, *, tell: Tell) -> None:

@@ -42,7 +42,9 @@ def mount(folder: Path, mebibytes: int) -> None:
 def unmount(folder: Path) -> None:
     """Take it away with what lies on it. Nothing happens where there is none."""
     if folder.is_mount():
-        _call("umount", str(folder))
+        # Lazily: a process that is dying, or one that measures free space, may be in it for another
+        # moment. It is gone for all who come now, and its memory goes with the last one inside.
+        _call("umount", "--lazy", str(folder))
 
 
 def fill(folder: Path) -> None:
