@@ -93,6 +93,7 @@ class KafkaGroupMember:
         self._lease = lease
         self._held: frozenset[int] = frozenset()
         self._fenced = False
+        self._lapsed = False
         self._look_at = 0.0
         self._left = False
         #: (partition, offset) -> what became of that commit.
@@ -103,7 +104,9 @@ class KafkaGroupMember:
         """See `ports.GroupMember.assignment`."""
         if not self._left:
             self._serve(0.0)
-            if self._fenced and time.monotonic() >= self._look_at:
+            if self._lapsed:
+                self._join_again()
+            elif self._fenced and time.monotonic() >= self._look_at:
                 self._come_back()
         return self._held
 
@@ -184,9 +187,13 @@ class KafkaGroupMember:
         name = self._config()["group.instance.id"]
         if any(m.group_instance_id == name for m in members):
             return
+        self._join_again()
+
+    def _join_again(self) -> None:
+        """Give the consumer up for a new one: nothing of the old membership can come any more."""
         with suppress(KafkaException):
             self._consumer.close()
-        self._fenced, self._held = False, frozenset()
+        self._fenced, self._lapsed, self._held = False, False, frozenset()
         self._decided.clear()
         self._consumer = self._joined()
 
@@ -256,7 +263,9 @@ class KafkaGroupMember:
             # Another instance of our name is there, or it seems so: that is no fault of Kafka's.
             self._fenced, self._held = True, frozenset()
         elif error.code() == KafkaError._MAX_POLL_EXCEEDED:  # noqa: SLF001 - the library's own name
-            self._held = frozenset()  # the lease is over; what is ours comes by `_assigned`
+            # The lease is over. The library joins again by itself, but after several of these two
+            # members were seen that held nothing for ever, each counted by Kafka as an owner.
+            self._lapsed, self._held = True, frozenset()
             self._watch.on_error(error)
         elif error.code() not in _NOT_OURS:
             self._watch.on_error(error)
