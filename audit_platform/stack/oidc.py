@@ -55,9 +55,9 @@ _GATE_BACK: Final = "http://127.0.0.1/gate/callback"
 
 #: People who can sign in: name -> claims.
 PEOPLE: Final[Mapping[str, Mapping[str, Any]]] = {
-    "anna": {"tenant": "platform", "roles": ["operator"]},
-    "otto": {"tenant": "hospital-a", "roles": ["operator"]},
-    "vera": {"tenant": "platform", "roles": ["auditor"]},
+    "platform-operator": {"tenant": "platform", "roles": ["operator"]},
+    "hospital-operator": {"tenant": "hospital-a", "roles": ["operator"]},
+    "platform-auditor": {"tenant": "platform", "roles": ["auditor"]},
 }
 
 #: Of the provider's key; as large as RS256 asks for (RFC 7518, 3.3).

@@ -172,7 +172,8 @@ def test_every_type_but_the_platforms_own_occurs(events: dict[str, list[DeviceEv
     known = registry().known()
     own_types = {k for k in known if registry().get(*k).device_class in {"edge", "service"}}
     assert own_types > {("chain_start", 1), ("loss", 1)}
-    assert set(known) - seen == own_types
+    # No source says which firmware a device runs.
+    assert set(known) - seen == own_types | {("heartbeat", 2)}
 
 
 def test_ids_have_the_form_that_the_envelope_wants(events: dict[str, list[DeviceEvent]]) -> None:

@@ -74,6 +74,7 @@ def test_the_versions_are_those_that_the_tests_run_on() -> None:
 def test_services_are_told_the_same_settings(place: Place) -> None:
     every = registry.servers("full")
     every["redis"].prepare(place)  # draws its password
+    every["oidc"].prepare(place)  # and the secrets of its clients
     place.folder("postgres").mkdir()  # where the role's is drawn
     ours = registry.settings(place, list(every.values()))
     theirs: dict[str, str] = COMPOSE["x-settings"]

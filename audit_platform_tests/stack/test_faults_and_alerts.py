@@ -130,6 +130,7 @@ def test_a_full_stacks_services_are_sent_to_the_fault_proxy_alone(tmp_path: Path
     place = Place(tmp_path, registry.default_cache(), 20_000, "full")
     every = registry.servers("full")
     every["redis"].prepare(place)  # draws its password
+    every["oidc"].prepare(place)  # and the secrets of its clients
     place.folder("postgres").mkdir()  # where the role's is drawn
     found = registry.settings(place, list(every.values()))
     fronts = {place.front(name) for name in PROXIED}

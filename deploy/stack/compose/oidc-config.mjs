@@ -19,6 +19,12 @@ console.log(
       client("investigator", { tenant: "hospital-a", roles: ["investigator"] }),
       client("operator", { tenant: "hospital-a", roles: ["operator"] }),
       client("platform-admin", { tenant: "platform", roles: ["operator"] }),
+      { ...client("dagster-gate", {}), back: "http://127.0.0.1/gate/callback" },
+    ],
+    people: [
+      client("platform-operator", { tenant: "platform", roles: ["operator"] }),
+      client("hospital-operator", { tenant: "hospital-a", roles: ["operator"] }),
+      client("platform-auditor", { tenant: "platform", roles: ["auditor"] }),
     ],
   }),
 );
