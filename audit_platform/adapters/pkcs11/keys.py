@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -53,6 +54,10 @@ PUBLIC_KEY_BYTES: Final = 32
 
 #: What may stand before a public key: nothing, or the DER head of one of two types; by its length.
 _POINT_PREFIXES: Final = {0: b"", 2: b"\x04\x20", 3: b"\x03\x21\x00"}
+
+#: How often a token is asked to open, and the wait between: a write of another process takes 10 ms.
+_TRIES: Final = 5
+_AGAIN_SECONDS: Final = 0.05
 
 _REMEDY: Final = "see that the token is there and its PIN not locked, then try again"
 
@@ -232,12 +237,20 @@ class TokenKeys:
             raise SettingInvalid(
                 "AUDIT_PKCS11_MODULE", str(self._module), f"a PKCS#11 library: {e}"
             ) from e
+        for _ in range(_TRIES - 1):
+            try:
+                return self._log_in(library.get_token(token_label=self._token))
+            except (trouble.GeneralError, trouble.NoSuchToken):
+                # SoftHSM says either while another process writes the token. Nothing was done.
+                time.sleep(_AGAIN_SECONDS)
         try:
-            token = library.get_token(token_label=self._token)
+            return self._log_in(library.get_token(token_label=self._token))
         except trouble.NoSuchToken as e:
             raise SettingInvalid(
                 "AUDIT_PKCS11_TOKEN", self._token, "the label of a token that is there"
             ) from e
+
+    def _log_in(self, token: Any) -> Any:
         try:
             return token.open(rw=True, user_pin=self._pin)
         except trouble.UserAlreadyLoggedIn:  # by another session of this process
