@@ -28,7 +28,7 @@ def _text(at: datetime) -> str:
     return utc(int(at.timestamp() * 1000))
 
 
-@click.command(epilog="Example: audit-platform stack backup-database --home /tmp/full")
+@click.command(epilog="Example: audit-platform stack backup-database --home ~/full")
 @_home
 def backup_database(*, home: Path) -> None:
     """Copy the database while it runs; the archived log then gives back any later moment.
